@@ -1,0 +1,17 @@
+//! What a source says: rows changed, and how far it has come.
+//!
+//! A [`Batch`] holds what one read of the stream brought. Its rows are not
+//! copied out: a value is a range of the batch's bytes, so a change costs no
+//! allocation of its own.
+
+mod batch;
+mod lsn;
+mod position;
+mod relation;
+mod timestamp;
+
+pub use batch::{Batch, BatchBuilder, Change, Field, Item, Operation, Row, Transaction, Value};
+pub use lsn::Lsn;
+pub use position::Position;
+pub use relation::{Column, Kind, Relation, ReplicaIdentity, TableName};
+pub use timestamp::Timestamp;

@@ -1,0 +1,271 @@
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Position, Relation, ReplicaIdentity, Timestamp};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Insert,
+    Update,
+    Delete,
+}
+
+/// The transaction that a change was committed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transaction {
+    pub xid: u32,
+    /// When it was committed, by the server's clock.
+    pub at: Timestamp,
+    /// Of the commit itself: below the [`Item::Reached`] that follows it, above
+    /// the one of the transaction before.
+    pub position: Position,
+}
+
+/// One column of one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value<'a> {
+    Null,
+    /// The value in Postgres' text form. Usually UTF-8, but a `SQL_ASCII`
+    /// database sends whatever bytes it holds.
+    Text(&'a [u8]),
+    /// A TOASTed value that the update did not touch, and that was not sent.
+    Unchanged,
+    /// Not carried: a column that the replica identity leaves out of an old row.
+    Unknown,
+    /// Left out of a huge row, since no rule names the column. Two omitted
+    /// values are equal exactly if these fingerprints are.
+    Omitted(&'a [u8]),
+}
+
+impl Value<'_> {
+    /// Whether the value itself is here, NULL included.
+    pub fn is_known(self) -> bool {
+        matches!(self, Value::Null | Value::Text(_))
+    }
+}
+
+/// Where a value lies in its batch's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    start: u32,
+    len: u32,
+}
+
+impl Field {
+    const OMITTED: u32 = u32::MAX - 3;
+    const NULL_LEN: u32 = u32::MAX - 2;
+    const UNCHANGED_LEN: u32 = u32::MAX - 1;
+    const UNKNOWN_LEN: u32 = u32::MAX;
+    /// Length of an omitted value's fingerprint.
+    pub const FINGERPRINT: usize = 16;
+
+    pub const NULL: Field = Field { start: 0, len: Field::NULL_LEN };
+    pub const UNCHANGED: Field = Field { start: 0, len: Field::UNCHANGED_LEN };
+    pub const UNKNOWN: Field = Field { start: 0, len: Field::UNKNOWN_LEN };
+
+    /// The value at `range` of the batch's bytes. `None` past 4 GB, which no
+    /// batch reaches.
+    pub fn text(range: Range<usize>) -> Option<Field> {
+        let start = u32::try_from(range.start).ok()?;
+        let len = u32::try_from(range.len()).ok()?;
+        (len < Field::OMITTED).then_some(Field { start, len })
+    }
+
+    /// An omitted value, whose fingerprint of [`Field::FINGERPRINT`] bytes
+    /// begins at `start`.
+    pub fn omitted(start: usize) -> Option<Field> {
+        Some(Field { start: u32::try_from(start).ok()?, len: Field::OMITTED })
+    }
+}
+
+/// A row of a change: one field for each column of its relation.
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a> {
+    bytes: &'a [u8],
+    fields: &'a [Field],
+}
+
+impl<'a> Row<'a> {
+    /// A column past the row's end is unknown: a row may be older than the
+    /// column that is asked for.
+    pub fn value(self, column: usize) -> Value<'a> {
+        let Some(field) = self.fields.get(column) else { return Value::Unknown };
+        let slice = |len: usize| {
+            let start = field.start as usize;
+            self.bytes.get(start..start + len)
+        };
+        match field.len {
+            Field::NULL_LEN => Value::Null,
+            Field::UNCHANGED_LEN => Value::Unchanged,
+            Field::UNKNOWN_LEN => Value::Unknown,
+            Field::OMITTED => slice(Field::FINGERPRINT).map_or(Value::Unknown, Value::Omitted),
+            len => slice(len as usize).map_or(Value::Unknown, Value::Text),
+        }
+    }
+}
+
+/// A committed change of one row.
+#[derive(Clone, Copy, Debug)]
+pub struct Change<'a> {
+    pub relation: &'a Arc<Relation>,
+    pub operation: Operation,
+    pub transaction: Transaction,
+    old: Option<Row<'a>>,
+    new: Option<Row<'a>>,
+}
+
+impl<'a> Change<'a> {
+    /// The column as it is after the change. An unchanged TOASTed value is
+    /// taken from the old row where that carries it. `Unknown` after a delete.
+    pub fn new_value(&self, column: usize) -> Value<'a> {
+        let Some(new) = self.new else { return Value::Unknown };
+        match new.value(column) {
+            Value::Unchanged => match self.old.map(|old| old.value(column)) {
+                Some(known @ (Value::Null | Value::Text(_) | Value::Omitted(_))) => known,
+                _ => Value::Unchanged,
+            },
+            value => value,
+        }
+    }
+
+    /// The column as it was before the change. `Unknown` before an insert.
+    ///
+    /// An update whose old row was not sent changed no column of the replica
+    /// identity, so those columns are what the new row says; all others are
+    /// unknown, never NULL.
+    pub fn old_value(&self, column: usize) -> Value<'a> {
+        match (self.old, self.new, self.operation) {
+            (Some(old), _, _) => old.value(column),
+            (None, Some(new), Operation::Update)
+                if self.relation.columns.get(column).is_some_and(|c| c.in_identity) =>
+            {
+                new.value(column)
+            }
+            _ => Value::Unknown,
+        }
+    }
+
+    /// Whether an update gave the column another value; `None` if the old row
+    /// does not tell.
+    pub fn column_changed(&self, column: usize) -> Option<bool> {
+        if self.new.is_some_and(|new| new.value(column) == Value::Unchanged) {
+            return Some(false);
+        }
+        match (self.old_value(column), self.new_value(column)) {
+            (Value::Unknown | Value::Unchanged, _) | (_, Value::Unknown | Value::Unchanged) => None,
+            (old, new) => Some(old != new),
+        }
+    }
+}
+
+/// What a batch holds, in the order of the source.
+#[derive(Debug)]
+pub enum Item<'a> {
+    Change(Change<'a>),
+    /// The table was emptied at once.
+    Truncate {
+        relation: &'a Arc<Relation>,
+        transaction: Transaction,
+    },
+    /// The source has sent everything at or below this position.
+    Reached(Position),
+}
+
+#[derive(Debug)]
+enum Entry {
+    Change {
+        relation: Arc<Relation>,
+        operation: Operation,
+        transaction: Transaction,
+        old: Option<Range<usize>>,
+        new: Option<Range<usize>>,
+    },
+    Truncate {
+        relation: Arc<Relation>,
+        transaction: Transaction,
+    },
+    Reached(Position),
+}
+
+/// What a source hands on at once: changes and positions in order, over one
+/// block of bytes.
+#[derive(Debug)]
+pub struct Batch {
+    bytes: Bytes,
+    fields: Vec<Field>,
+    entries: Vec<Entry>,
+}
+
+impl Batch {
+    pub fn items(&self) -> impl Iterator<Item = Item<'_>> {
+        self.entries.iter().map(|entry| match entry {
+            Entry::Change { relation, operation, transaction, old, new } => Item::Change(Change {
+                relation,
+                operation: *operation,
+                transaction: *transaction,
+                old: old.clone().map(|range| self.row(range)),
+                new: new.clone().map(|range| self.row(range)),
+            }),
+            Entry::Truncate { relation, transaction } => {
+                Item::Truncate { relation, transaction: *transaction }
+            }
+            Entry::Reached(position) => Item::Reached(*position),
+        })
+    }
+
+    fn row(&self, range: Range<usize>) -> Row<'_> {
+        Row { bytes: &self.bytes, fields: &self.fields[range] }
+    }
+}
+
+/// Collects a batch while its bytes are still being read.
+#[derive(Debug, Default)]
+pub struct BatchBuilder {
+    /// Fields of all rows; a decoder appends, then names its range.
+    pub fields: Vec<Field>,
+    entries: Vec<Entry>,
+}
+
+impl BatchBuilder {
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// `old` and `new` are ranges of `fields`. Columns of a short old tuple
+    /// (only the key is sent) that are not of the identity become unknown here,
+    /// since the protocol writes them as NULL.
+    pub fn change(
+        &mut self,
+        relation: Arc<Relation>,
+        operation: Operation,
+        transaction: Transaction,
+        old: Option<Range<usize>>,
+        new: Option<Range<usize>>,
+    ) {
+        if let Some(old) = &old
+            && relation.identity != ReplicaIdentity::Full
+        {
+            for (field, column) in self.fields[old.clone()].iter_mut().zip(&relation.columns) {
+                if !column.in_identity {
+                    *field = Field::UNKNOWN;
+                }
+            }
+        }
+        self.entries.push(Entry::Change { relation, operation, transaction, old, new });
+    }
+
+    pub fn truncate(&mut self, relation: Arc<Relation>, transaction: Transaction) {
+        self.entries.push(Entry::Truncate { relation, transaction });
+    }
+
+    pub fn reached(&mut self, position: Position) {
+        self.entries.push(Entry::Reached(position));
+    }
+
+    /// The batch over `bytes`, which the fields point into.
+    pub fn finish(self, bytes: Bytes) -> Batch {
+        Batch { bytes, fields: self.fields, entries: self.entries }
+    }
+}

@@ -1,0 +1,1 @@
+//! Notifications out: lanes, retries, and the endpoint.

@@ -1,0 +1,11 @@
+pub mod acknowledge;
+pub mod change;
+pub mod cli;
+pub mod config;
+pub mod deliver;
+pub mod notification;
+pub mod observe;
+pub mod postgres;
+pub mod route;
+pub mod secret;
+pub mod source;

@@ -1,0 +1,1 @@
+//! How rowcast is watched: its logs.

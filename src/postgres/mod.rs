@@ -1,0 +1,1 @@
+//! Ordinary Postgres: connecting, and what setup makes and checks.

@@ -1,0 +1,1 @@
+//! Rules: a change in, notifications out. Pure.
