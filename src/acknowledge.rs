@@ -2,37 +2,45 @@
 //! Pure bookkeeping over positions; what it returns is what the source may
 //! confirm to the database, so a mistake here loses changes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use crate::change::Position;
 
 /// Counts what is on its way and says how far everything has arrived.
-///
-/// Memory is bounded by what is pending: positions reached with nothing pending
-/// between them are kept as one.
+/// Its memory is bounded by what is pending.
 #[derive(Debug, Default)]
 pub struct Frontier {
-    /// Notifications on their way, by position.
-    pending: BTreeMap<Position, usize>,
-    /// Positions reached and not yet free to confirm, ascending.
-    reached: VecDeque<Position>,
+    pending: BTreeMap<Position, Pending>,
+    reached: Option<Position>,
     confirmed: Option<Position>,
 }
 
+/// The notifications of one commit that are on their way.
+#[derive(Debug)]
+struct Pending {
+    count: usize,
+    /// The highest position reached before this commit: what may be confirmed
+    /// once everything below has arrived.
+    reached_before: Option<Position>,
+}
+
 impl Frontier {
-    /// A notification of the commit at `position` is on its way.
+    /// A notification of the commit at `position` is on its way. `position` is
+    /// above every position reached so far.
     pub fn enter(&mut self, position: Position) {
-        *self.pending.entry(position).or_default() += 1;
+        debug_assert!(self.reached < Some(position), "{position:?} entered after it was reached");
+        let reached_before = self.reached.filter(|reached| *reached < position);
+        self.pending.entry(position).or_insert(Pending { count: 0, reached_before }).count += 1;
     }
 
     /// One notification of the commit at `position` was accepted, or recorded
     /// as refused for good.
     pub fn leave(&mut self, position: Position) {
-        let Some(count) = self.pending.get_mut(&position) else {
+        let Some(pending) = self.pending.get_mut(&position) else {
             unreachable!("a notification left at {position:?} that never entered");
         };
-        *count -= 1;
-        if *count == 0 {
+        pending.count -= 1;
+        if pending.count == 0 {
             self.pending.remove(&position);
         }
     }
@@ -40,33 +48,20 @@ impl Frontier {
     /// The source has nothing more at or below `position`, and all it had there
     /// has entered.
     pub fn reach(&mut self, position: Position) {
-        if let Some(last) = self.reached.back_mut() {
-            if position <= *last {
-                return;
-            }
-            // What was confirmable at the last position is so at this one, if
-            // nothing is pending between the two.
-            if self.pending.range(*last..=position).next().is_none() {
-                *last = position;
-                return;
-            }
-        }
-        self.reached.push_back(position);
+        self.reached = self.reached.max(Some(position));
     }
 
     /// The highest position that may be confirmed, once it has grown.
     pub fn advance(&mut self) -> Option<Position> {
-        let lowest = self.pending.keys().next().copied();
-        let mut highest = None;
-        while let Some(&position) = self.reached.front() {
-            if lowest.is_some_and(|lowest| lowest <= position) {
-                break;
-            }
-            highest = self.reached.pop_front();
+        let free = match self.pending.values().next() {
+            Some(lowest) => lowest.reached_before,
+            None => self.reached,
+        };
+        if free <= self.confirmed {
+            return None;
         }
-        let highest = highest.filter(|position| Some(*position) > self.confirmed)?;
-        self.confirmed = Some(highest);
-        Some(highest)
+        self.confirmed = free;
+        free
     }
 
     pub fn is_idle(&self) -> bool {
@@ -154,7 +149,7 @@ mod tests {
                 if pending.is_empty() {
                     prop_assert_eq!(confirmed, reached);
                 }
-                prop_assert!(frontier.reached.len() <= pending.len() + 1);
+                prop_assert!(frontier.pending.len() <= pending.len());
                 Ok(())
             };
             for step in steps {
