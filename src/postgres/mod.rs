@@ -1,1 +1,12 @@
 //! Ordinary Postgres: connecting, and what setup makes and checks.
+
+mod names;
+mod quoting;
+
+pub mod catalog;
+pub mod publication;
+pub mod server;
+pub mod slot;
+
+pub use names::{NameError, PublicationName, SlotName};
+pub use quoting::{quote_identifier, quote_literal, quote_replication_literal};
