@@ -20,6 +20,9 @@ pub struct Table {
     /// or none is taken.
     pub identity_index: Option<Box<str>>,
     pub generated: Generated,
+    /// For each column of the relation: the most bytes that a value takes in an
+    /// index. `None` if there is no bound, or no order to index by.
+    pub index_bytes: Vec<Option<u32>>,
 }
 
 /// How a table stands to partitioning. Changes of a partition are published
@@ -119,6 +122,10 @@ WITH RECURSIVE base_type(oid, base) AS (
            k.attnum, k.place
     FROM pg_index i, unnest(i.indkey) WITH ORDINALITY AS k(attnum, place)
     WHERE (i.indisprimary OR i.indisreplident) AND k.place <= i.indnkeyatts
+), ordered AS (
+    SELECT o.opcintype AS type
+    FROM pg_opclass o JOIN pg_am m ON m.oid = o.opcmethod
+    WHERE m.amname = 'btree' AND o.opcdefault
 )
 SELECT c.oid, n.nspname AS schema, c.relname AS name,
        pg_get_userbyid(c.relowner) AS owner,
@@ -128,6 +135,12 @@ SELECT c.oid, n.nspname AS schema, c.relname AS name,
        c.relreplident AS identity,
        a.attname AS column, b.base AS base_type, NOT a.attnotnull AS nullable,
        a.attgenerated AS generated,
+       CASE
+           WHEN bt.typtype = 'e' THEN 4
+           WHEN b.base IN (1042, 1043) AND a.atttypmod > 4
+               THEN (a.atttypmod - 4) * 4 + 4
+           WHEN bt.typlen > 0 AND b.base IN (SELECT type FROM ordered) THEN bt.typlen::int
+       END AS index_bytes,
        pk.place AS key_place,
        CASE c.relreplident
            WHEN 'f' THEN true
@@ -143,6 +156,7 @@ FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN base_type b ON b.oid = a.atttypid
+LEFT JOIN pg_type bt ON bt.oid = b.base
 LEFT JOIN key pk ON pk.indrelid = c.oid AND pk.attnum = a.attnum AND pk.indisprimary
 LEFT JOIN key ri ON ri.indrelid = c.oid AND ri.attnum = a.attnum AND ri.indisreplident
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
@@ -157,6 +171,7 @@ fn table(rows: &[Row]) -> Result<Table, Error> {
     let mut key: Vec<(i64, usize)> = Vec::new();
     let mut identity_index = None;
     let mut generated = Generated::default();
+    let mut index_bytes = Vec::with_capacity(rows.len());
     for row in rows {
         let Some(name) = row.try_get::<_, Option<String>>("column")? else { continue };
         match row.try_get::<_, i8>("generated")? as u8 {
@@ -176,6 +191,8 @@ fn table(rows: &[Row]) -> Result<Table, Error> {
         if let Some(index) = row.try_get::<_, Option<String>>("identity_index")? {
             identity_index = Some(index.into());
         }
+        let bytes = row.try_get::<_, Option<i32>>("index_bytes")?;
+        index_bytes.push(bytes.and_then(|bytes| u32::try_from(bytes).ok()));
         columns.push(Column {
             name: name.into(),
             kind: Kind::of_type(row.try_get::<_, Option<u32>>("base_type")?.unwrap_or(0)),
@@ -209,6 +226,7 @@ fn table(rows: &[Row]) -> Result<Table, Error> {
         logged: head.try_get("logged")?,
         identity_index,
         generated,
+        index_bytes,
     })
 }
 

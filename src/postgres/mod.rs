@@ -7,6 +7,8 @@ pub mod catalog;
 pub mod publication;
 pub mod server;
 pub mod slot;
+pub mod standby;
+pub mod statement;
 
 pub use names::{NameError, PublicationName, SlotName};
 pub use quoting::{quote_identifier, quote_literal, quote_replication_literal};
