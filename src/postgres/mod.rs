@@ -4,6 +4,8 @@ mod names;
 mod quoting;
 
 pub mod catalog;
+pub mod identity;
+pub mod need;
 pub mod publication;
 pub mod server;
 pub mod slot;
