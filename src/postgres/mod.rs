@@ -2,12 +2,20 @@
 //! is ([`Dsn`]), how it is reached ([`dial`], [`connect`]), and what it
 //! answers when something is wrong ([`ConnectError`]).
 
+pub mod catalog;
 pub(crate) mod connect;
 pub(crate) mod dial;
 pub(crate) mod dsn;
 mod error;
+pub mod identity;
 mod names;
+pub mod need;
+pub mod publication;
 mod quoting;
+pub mod server;
+pub mod slot;
+pub mod standby;
+pub mod statement;
 mod tls;
 
 pub use connect::{Connection, End, connect};

@@ -1,7 +1,10 @@
 use std::io;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
+use postgres_protocol::message::backend::Message;
+use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep_until, timeout};
@@ -12,7 +15,7 @@ use super::decoder::{Decoder, DecoderError, Step};
 use super::feedback::{Feedback, StatusUpdate};
 use super::frame::{self, Frame, FrameError, Skim, SkimError};
 use crate::change::{Batch, BatchBuilder, Lsn, Position, Relation, Timestamp};
-use crate::postgres::{self, Dsn, PublicationName, SlotName, Stream};
+use crate::postgres::{self, Dsn, PublicationName, ServerError, SlotName, Stream};
 
 /// Room to read into: what one read may bring, and so about what a batch holds.
 const READ: usize = 256 << 10;
@@ -86,6 +89,7 @@ pub struct Session {
     needs_catalog: bool,
     feedback: Feedback,
     dsn: Dsn,
+    slot: SlotName,
     wanted: Wanted,
     until: Option<Lsn>,
 }
@@ -115,6 +119,7 @@ impl Session {
             needs_catalog: false,
             feedback: Feedback::new(wal_sender_timeout, Instant::now()),
             dsn,
+            slot,
             wanted,
             until,
         })
@@ -225,7 +230,7 @@ impl Session {
     async fn close(mut self) -> Result<(), Error> {
         let update = self.feedback.update_now(Instant::now());
         self.put_status(update);
-        postgres_protocol::message::frontend::copy_done(&mut self.outbox);
+        frontend::copy_done(&mut self.outbox);
         self.flush().await?;
         loop {
             let mut at = 0;
@@ -234,9 +239,7 @@ impl Session {
                 at = next;
                 match frame {
                     Frame::ReadyForQuery => ready = true,
-                    Frame::Error(range) => {
-                        return Err(connection::server_error(&self.inbox[range]).into());
-                    }
+                    Frame::Error(range) => return Err(self.server_error(range)),
                     // Row data still on its way; the rest of a huge row cannot
                     // be told from frames, so the stream is left at that.
                     Frame::Huge { .. } => return Ok(()),
@@ -255,7 +258,7 @@ impl Session {
                 return Ok(());
             }
         }
-        postgres_protocol::message::frontend::terminate(&mut self.outbox);
+        frontend::terminate(&mut self.outbox);
         self.flush().await?;
         self.stream.shutdown().await.map_err(Error::Io)
     }
@@ -332,9 +335,7 @@ impl Session {
                         false => Ok(None),
                     };
                 }
-                Frame::Error(range) => {
-                    return Err(connection::server_error(&self.inbox[range]).into());
-                }
+                Frame::Error(range) => return Err(self.server_error(range)),
                 Frame::Aside => {}
                 Frame::CopyDone | Frame::CommandComplete | Frame::ReadyForQuery => {
                     return Err(Error::Ended);
@@ -367,6 +368,20 @@ impl Session {
         let mut batch = BatchBuilder::default();
         self.decoder.take(&message, 0..message.len(), start, &mut batch)?;
         Ok(Some(batch.finish(message.into())))
+    }
+
+    /// What the ErrorResponse at `range` of the inbox says.
+    fn server_error(&self, range: Range<usize>) -> Error {
+        let mut response = BytesMut::from(&self.inbox[range]);
+        let parsed = match Message::parse(&mut response) {
+            Ok(Some(Message::ErrorResponse(body))) => ServerError::parse(&body),
+            Ok(_) => Err(io::ErrorKind::InvalidData.into()),
+            Err(error) => Err(error),
+        };
+        Error::Connection(match parsed {
+            Ok(error) => connection::Error::from(error).about(&self.slot),
+            Err(error) => connection::Error::Malformed(error),
+        })
     }
 
     /// After a migration the stream describes a table that we have not read.
