@@ -98,10 +98,15 @@ impl<'s> Document<'s> {
         env: &dyn Fn(&str) -> Option<String>,
     ) {
         let raw = self.source.text.get(span.clone()).unwrap_or_default();
+        let option = self.outline.at(&span).map(|entry| entry.shown()).unwrap_or_default();
         // `"App\events"` is no syntax error: `\e` is TOML's escape for ESC. No
-        // option holds such a character on purpose.
+        // option holds such a character on purpose, and no name a line end.
         let one_line = raw.starts_with('"') && !raw.starts_with("\"\"\"");
-        if one_line && text.contains(['\u{8}', '\u{c}', '\u{1b}']) {
+        let is_name = ["rule.event", "rule.channels", "rule.table"].contains(&option.as_str());
+        if one_line
+            && (text.contains(['\u{8}', '\u{c}', '\u{1b}'])
+                || is_name && text.contains(['\n', '\r', '\t']))
+        {
             self.problems.push(explain::backslash(self.source, span));
             return;
         }
@@ -115,7 +120,6 @@ impl<'s> Document<'s> {
                     let end = raw[at..].find('}').map_or(culprit.len(), |brace| brace + 1);
                     start..start + end
                 });
-                let option = self.outline.at(&span).map(|entry| entry.shown()).unwrap_or_default();
                 let problem = Problem::new(format!("`{option}`: {error}"));
                 self.problems.push(problem.at(self.source, at).fix(error.fix()));
             }
@@ -141,7 +145,7 @@ impl<'s> Document<'s> {
         name: &'static str,
         example: &str,
     ) -> Option<T> {
-        if !self.root.contains_key(name) {
+        if !self.root.contains_key(name) && !self.is_misspelt(name) {
             self.sections.push(name);
             let problem = Problem::new(format!("the section [{name}] is missing"));
             self.problems.push(problem.at(self.source, 0..0).fix(example.to_owned()));
@@ -154,9 +158,19 @@ impl<'s> Document<'s> {
     /// mistake, which [`Document::finish`] returns.
     pub(super) fn section<T: DeserializeOwned>(&mut self, name: &'static str) -> Option<T> {
         self.sections.push(name);
+        if self.is_misspelt(name) {
+            return None;
+        }
         let empty = || Spanned::new(0..0, DeValue::Table(DeTable::new()));
         let section = self.root.remove(name).unwrap_or_else(empty);
         self.read(section)
+    }
+
+    /// Whether the section stands there under a name that [`Document::finish`]
+    /// will correct: that it is missing as well is no second mistake.
+    fn is_misspelt(&self, name: &'static str) -> bool {
+        !self.root.contains_key(name)
+            && self.root.keys().any(|key| explain::nearest(key.get_ref(), &[name]).is_some())
     }
 
     /// Each `[[rule]]`, in the order of the file.

@@ -37,17 +37,24 @@ fn is_escape(error: &toml::de::Error) -> bool {
 }
 
 fn syntax_message(message: &str) -> (String, Option<String>) {
-    if message.starts_with("string values must be quoted") {
-        return (
-            "this value is neither a number, true, false, a list nor a quoted string".to_owned(),
-            Some("put text in quotes: name = \"value\"".to_owned()),
-        );
-    }
-    if message == "duplicate key" {
-        let fix = "keep one of them; several values go in one list".to_owned();
-        return ("this option is set twice".to_owned(), Some(fix));
-    }
-    (format!("not TOML: {message}"), None)
+    let (what, fix) = match message.split(", expected").next().unwrap_or(message) {
+        "string values must be quoted" => (
+            "this value is neither a number, true, false, a list nor a quoted string",
+            "put text in quotes: name = \"value\"",
+        ),
+        "duplicate key" => {
+            ("this option is set twice", "keep one of them; several values go in one list")
+        }
+        "invalid basic string" | "invalid literal string" => {
+            ("a string does not end on its line", "close it with the quote that it begins with")
+        }
+        "key with no value" => ("an option without a value", "write name = value"),
+        "missing comma between array elements" | "unclosed array" => {
+            ("a list that does not end", "write [\"one\", \"two\"], with a comma between two values")
+        }
+        _ => return (format!("not TOML: {message}"), None),
+    };
+    (what.to_owned(), Some(fix.to_owned()))
 }
 
 /// A string in double quotes, at `span` with its quotes, that uses the
@@ -102,11 +109,18 @@ pub(super) fn value(source: &Source, outline: &Outline, error: &toml::de::Error)
     let option = entry.map(|entry| entry.shown()).unwrap_or_default();
     let name = option.rsplit('.').next().unwrap_or_default();
     let is_secret = matches!(name, "secret" | "password" | "url");
-    let (message, fix) = reword(error.message().trim_end(), &option, is_secret);
+    let raw = source.text.get(span.clone()).unwrap_or_default();
+    let (message, fix) = reword(error.message().trim_end(), &option, raw, is_secret);
     Problem::new(message).at(source, span).fix(fix)
 }
 
-fn reword(message: &str, option: &str, is_secret: bool) -> (String, Option<String>) {
+fn reword(
+    message: &str,
+    option: &str,
+    raw: &str,
+    is_secret: bool,
+) -> (String, Option<String>) {
+    let last = option.rsplit('.').next().unwrap_or_default();
     if let Some((name, valid)) = named(message, "unknown field `") {
         let section = option.rsplit_once('.').map(|(section, _)| section);
         let place = section.map(|section| format!(" in `{section}`")).unwrap_or_default();
@@ -117,28 +131,58 @@ fn reword(message: &str, option: &str, is_secret: bool) -> (String, Option<Strin
     }
     if let Some((name, _)) = named(message, "missing field `") {
         let place = if option.is_empty() { String::new() } else { format!(" in `{option}`") };
-        return (format!("`{name}` is missing{place}"), None);
+        let fix = format!("add a line: {name} = …");
+        return (format!("`{name}` is missing{place}"), Some(fix));
     }
     for kind in ["invalid type: ", "invalid value: ", "invalid length: "] {
         if let Some((found, expected)) =
             message.strip_prefix(kind).and_then(|rest| rest.split_once(", expected "))
         {
-            // The first word of what serde found is its type; the rest is the
-            // value, which may be a secret.
-            let found = if is_secret { found.split(' ').next().unwrap_or(found) } else { found };
-            let expected = match expected {
-                "a sequence" => "a list",
-                "a map" => "a table",
-                other if other.starts_with("struct ") => "a table",
-                other => other,
-            };
-            return (format!("`{option}` should be {expected}, not {found}"), None);
+            let fix = (expected == "a sequence" && raw.starts_with(['"', '\'']) && !is_secret)
+                .then(|| format!("write it in brackets: {last} = [{raw}]"));
+            let message = format!(
+                "`{option}` should be {expected}, not {found}",
+                expected = in_toml(expected),
+                found = found_value(found, is_secret),
+            );
+            return (message, fix);
         }
     }
     if message.starts_with("data did not match any variant") {
         return (format!("`{option}` has a value of the wrong type"), None);
     }
     (format!("`{option}`: {message}"), None)
+}
+
+/// What serde wants, in TOML's words.
+fn in_toml(expected: &str) -> &str {
+    match expected {
+        "a sequence" => "a list",
+        "a map" => "a table",
+        "a boolean" => "true or false",
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number",
+        "a nonzero u8" | "a nonzero u16" | "a nonzero u32" | "a nonzero u64"
+        | "a nonzero usize" => "a whole number above 0",
+        other if other.starts_with("struct ") => "a table",
+        other => other,
+    }
+}
+
+/// What serde found: its type, then the value, which may be a secret.
+fn found_value(found: &str, is_secret: bool) -> String {
+    let (kind, value) = found.split_once(' ').unwrap_or((found, ""));
+    let value = if is_secret { "" } else { value.trim_matches('`') };
+    match (kind, value) {
+        ("string", "") => "a text".to_owned(),
+        ("string", value) => format!("the text {value}"),
+        ("integer", "") => "a number".to_owned(),
+        ("integer", value) => format!("the number {value}"),
+        ("boolean", value) if !value.is_empty() => value.to_owned(),
+        ("sequence", _) => "a list".to_owned(),
+        ("map", _) => "a table".to_owned(),
+        (kind, "") => kind.to_owned(),
+        (kind, value) => format!("{kind} {value}"),
+    }
 }
 
 /// The name that serde complains about and those that it would take.

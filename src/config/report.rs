@@ -138,6 +138,7 @@ fn without_secrets(line: &str) -> String {
         let colon = (start..end).find(|&at| shown[at] == ':');
         if let (Some(colon), Some(at_sign)) = (colon, at_sign)
             && colon < at_sign
+            && shown[colon + 1] != '$'
         {
             shown[colon + 1..at_sign].fill('*');
         }
@@ -184,6 +185,7 @@ mod tests {
             ("secret = 12345", "secret = *****"),
             (r#"secret = "${REVERB_APP_SECRET}""#, r#"secret = "${REVERB_APP_SECRET}""#),
             (r#"url = "postgres://u:p:w@h/db""#, r#"url = "postgres://u:***@h/db""#),
+            (r#"url = "postgres://u:${PW}@h/db""#, r#"url = "postgres://u:${PW}@h/db""#),
             (r#"url = "postgres://u@h:5432/db""#, r#"url = "postgres://u@h:5432/db""#),
             (r#"url = "host=h password=pw user=u""#, r#"url = "host=h password=** user=u""#),
             (r#"pusher = { key = "k", secret = "s" }"#, r#"pusher = { key = "k", secret = "*" }"#),
