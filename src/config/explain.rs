@@ -134,7 +134,12 @@ fn reword(
         let fix = format!("add a line: {name} = …");
         return (format!("`{name}` is missing{place}"), Some(fix));
     }
-    for kind in ["invalid type: ", "invalid value: ", "invalid length: "] {
+    if let Some((count, expected)) =
+        message.strip_prefix("invalid length ").and_then(|rest| rest.split_once(", expected "))
+    {
+        return (format!("`{option}` should be {expected}, not {count}"), None);
+    }
+    for kind in ["invalid type: ", "invalid value: "] {
         if let Some((found, expected)) =
             message.strip_prefix(kind).and_then(|rest| rest.split_once(", expected "))
         {

@@ -15,6 +15,8 @@ mod secret_file;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::{deliver, postgres, route};
+
 use document::Document;
 use locate::{Outline, Source};
 
@@ -22,10 +24,21 @@ pub use locate::Location;
 pub use report::{Problem, Report};
 pub use run::Run;
 
+const PUSHER_EXAMPLE: &str = "\
+[pusher]
+url = \"http://127.0.0.1:8080\"
+app_id = \"${REVERB_APP_ID}\"
+key = \"${REVERB_APP_KEY}\"
+secret = \"${REVERB_APP_SECRET}\"";
+
 /// Everything that the file decides.
 #[derive(Clone, Debug)]
 pub struct Config {
+    pub database: postgres::Config,
+    pub pusher: deliver::pusher::Config,
+    pub limits: deliver::Limits,
     pub run: Run,
+    pub rule: Vec<route::Config>,
 }
 
 /// A configuration, and where in the file each part of it stands.
@@ -71,9 +84,17 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded,
     if let Some(folder) = run::default_state_dir(env) {
         document.default("run", "state_dir", folder.display().to_string());
     }
+    let database = document.section("database");
+    let pusher = document.required("pusher", PUSHER_EXAMPLE);
+    let limits = document.section("limits");
     let run = document.section("run");
+    let rule = document.rules();
     let outline = document.finish()?;
-    let config = Config { run: run.expect("a section is only missing after a problem") };
+    let (Some(database), Some(pusher), Some(limits), Some(run)) = (database, pusher, limits, run)
+    else {
+        unreachable!("a section is only missing after a problem");
+    };
+    let config = Config { database, pusher, limits, run, rule };
     let warnings = readable_secrets(&source, &outline).into_iter().collect();
     Ok(Loaded { config, warnings, source, outline })
 }
@@ -99,6 +120,30 @@ impl Loaded {
     pub fn locate(&self, rule_index: usize, option: &str) -> Location {
         let entry = self.rule_entry(rule_index, option);
         self.source.location(entry.map_or(0, |entry| entry.key.start))
+    }
+
+    /// A rule's problem with its line, as all mistakes of the file are shown.
+    pub fn place(&self, problem: &route::Problem) -> Problem {
+        let span = self
+            .rule_entry(problem.rule_index, problem.option)
+            .map_or(0..0, |entry| entry.key.clone());
+        Problem::new(problem.to_string()).at(&self.source, span).fix(problem.fix.clone())
+    }
+
+    /// Passes if none of the problems is an error.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with every problem that is one.
+    pub fn refuse(&self, problems: &[route::Problem]) -> Result<(), Error> {
+        let errors: Vec<Problem> = problems
+            .iter()
+            .filter(|problem| problem.is_error())
+            .map(|problem| self.place(problem))
+            .collect();
+        if errors.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Invalid(Report::new(errors)))
     }
 
     fn rule_entry(&self, rule_index: usize, option: &str) -> Option<&locate::Entry> {
