@@ -1,0 +1,149 @@
+//! What a wrong configuration is answered with. Each `config/NAME.toml` here is
+//! one, and `NAME.txt` the whole text that its author reads.
+//!
+//! `ROWCAST_BLESS=1` writes the texts anew: read the difference.
+
+use std::collections::BTreeSet;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rowcast::config::{Error, Loaded};
+
+const CASES: &str = "tests/suite/config";
+
+/// Of the process that loads the cases.
+fn env(name: &str) -> Option<String> {
+    (name == "STATE_DIRECTORY").then(|| "/var/lib/rowcast".to_owned())
+}
+
+fn files(extension: &str) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(CASES)
+        .expect("the cases lie in the package")
+        .map(|entry| entry.expect("a readable folder").path())
+        .filter(|path| path.extension().is_some_and(|found| found == extension))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_wrong_configuration_is_answered_with_place_reason_and_fix() {
+    let bless = std::env::var_os("ROWCAST_BLESS").is_some();
+    let cases = files("toml");
+    assert!(!cases.is_empty());
+    for case in cases {
+        let error = rowcast::config::load(&case, &env).expect_err(&case.display().to_string());
+        let text = format!("error: {error}\n");
+        let golden = case.with_extension("txt");
+        if bless {
+            std::fs::write(&golden, &text).expect("the package can be written");
+        }
+        let expected = std::fs::read_to_string(&golden).unwrap_or_default();
+        assert_eq!(text, expected, "{}", case.display());
+    }
+}
+
+#[test]
+fn a_text_without_its_case_is_no_test() {
+    for golden in files("txt") {
+        assert!(golden.with_extension("toml").exists(), "{}", golden.display());
+    }
+}
+
+#[test]
+fn a_configuration_that_is_not_there_is_named() {
+    let error = rowcast::config::load(Path::new("no/such.toml"), &env).unwrap_err();
+    assert_eq!(error.to_string(), "there is no configuration: looked for no/such.toml");
+}
+
+/// The example, with what it asks of the environment.
+const EXAMPLE: &str = include_str!("../../config.example.toml");
+
+fn example_env(name: &str) -> Option<String> {
+    let set = ["DB_PASSWORD", "REVERB_APP_ID", "REVERB_APP_KEY", "REVERB_APP_SECRET"];
+    set.contains(&name).then(|| "1234".to_owned()).or_else(|| env(name))
+}
+
+/// The option that a line of the example sets, if it sets one, and the line
+/// without its comment sign.
+fn option(line: &str) -> Option<(&str, &str)> {
+    let line = line.strip_prefix('#').map_or(line, |rest| rest.strip_prefix(' ').unwrap_or(rest));
+    let (name, _) = line.split_once(" = ")?;
+    let is_name = name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    is_name.then_some((name, line))
+}
+
+fn load_text(text: &str) -> Result<Loaded, Error> {
+    let folder = tempfile::tempdir().expect("a folder for the file");
+    let path = folder.path().join("rowcast.toml");
+    std::fs::write(&path, text).expect("the folder is ours");
+    rowcast::config::load(&path, &example_env)
+}
+
+#[test]
+fn the_example_loads_as_it_is_and_with_every_option_switched_on() {
+    let all: Vec<&str> =
+        EXAMPLE.lines().map(|line| option(line).map_or(line, |(_, option)| option)).collect();
+    for text in [EXAMPLE, &all.join("\n")] {
+        let loaded = load_text(text).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(loaded.config.rule.len(), 1);
+    }
+}
+
+#[test]
+fn the_example_documents_every_option_and_no_other() {
+    for section in ["[database]", "[pusher]", "[limits]", "[run]", "[[rule]]"] {
+        let (_, rest) = EXAMPLE.split_once(&format!("\n{section}\n")).expect(section);
+        let documented: BTreeSet<&str> = rest
+            .lines()
+            .take_while(|line| !line.starts_with('['))
+            .filter_map(|line| option(line).map(|(name, _)| name))
+            .collect();
+        assert_eq!(documented, options(section).iter().map(String::as_str).collect(), "{section}");
+    }
+}
+
+/// What may be set in a section, as the answer to an unknown option lists it.
+fn options(section: &str) -> BTreeSet<String> {
+    let text = format!("{section}\nno_such_option = 1\n");
+    let answer = load_text(&text).expect_err("the option is unknown").to_string();
+    let (_, list) = answer.split_once("help: one of ").expect("a list of options");
+    let list = list.lines().next().unwrap_or_default();
+    list.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_rules_option_is_located_and_so_is_the_rule_that_leaves_it_out() {
+    let loaded = load_text(EXAMPLE).expect("the example is right");
+    let line = |start: &str| EXAMPLE.lines().position(|line| line.starts_with(start)).unwrap() + 1;
+    assert_eq!(loaded.locate(0, "channels").line, line("channels ="));
+    assert_eq!(loaded.locate(0, "where").line, line("[[rule]]"));
+}
+
+#[test]
+fn a_secret_in_a_file_that_everyone_can_read_is_warned_of() {
+    let warnings = |mode: u32, secret: &str| {
+        let folder = tempfile::tempdir().expect("a folder for the file");
+        let path = folder.path().join("rowcast.toml");
+        let text = EXAMPLE.replace("secret = \"${REVERB_APP_SECRET}\"", secret);
+        std::fs::write(&path, text).expect("the folder is ours");
+        std::fs::set_permissions(&path, Permissions::from_mode(mode)).expect("the file is ours");
+        rowcast::config::load(&path, &example_env).expect("the example is right").warnings
+    };
+    let [warning] = &warnings(0o644, "secret = 'abc'")[..] else { panic!("one warning") };
+    assert!(warning.contains("holds pusher.secret"), "{warning}");
+    assert!(warnings(0o640, "secret = 'abc'").is_empty());
+    assert!(warnings(0o644, "secret = '${REVERB_APP_SECRET}'").is_empty());
+}
+
+#[test]
+fn a_secret_may_stand_in_a_file_of_its_own() {
+    let folder = tempfile::tempdir().expect("a folder for the file");
+    let path = folder.path().join("secret");
+    std::fs::write(&path, "from the file \n").expect("the folder is ours");
+    let option = format!("secret_file = '{}'", path.display());
+    let text = EXAMPLE.replace("secret = \"${REVERB_APP_SECRET}\"", &option);
+    let loaded = load_text(&text).expect("the secret is in its file");
+    assert_eq!(loaded.config.pusher.secret.expose(), "from the file ");
+}
