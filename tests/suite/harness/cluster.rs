@@ -80,7 +80,12 @@ impl Cluster {
     pub async fn start(version: Version, settings: &[(&str, &str)]) -> Self {
         let folder = scratch::folder(&format!("pg{}", version.major()));
         let data = folder.path().join("data");
-        let copied = Command::new("cp").arg("-a").arg(template(version)).arg(&data).status();
+        let copied = Command::new("cp")
+            .arg("-a")
+            .arg(template(version))
+            .arg(&data)
+            .current_dir(folder.path())
+            .status();
         assert!(copied.expect("cp is there").success(), "copying the cluster failed");
         give_to_server(folder.path());
         let mut cluster = Self { version, folder, port: 0, postmaster: Mutex::new(None) };

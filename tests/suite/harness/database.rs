@@ -8,7 +8,10 @@ use std::{
     },
 };
 
-use super::cluster::{Cluster, Version};
+use super::{
+    cluster::{Cluster, Version},
+    scratch,
+};
 
 /// Empty, dropped with its slots when the value is. Slots belong to the whole cluster: name them by `slot`.
 pub struct Database {
@@ -75,6 +78,7 @@ impl Drop for Database {
                 "-c",
                 &drop,
             ])
+            .current_dir(scratch::root())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
