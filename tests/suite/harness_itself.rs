@@ -1,8 +1,13 @@
 //! Claims about the harness, on which all other tests rely.
 
+use serde_json::json;
+
 use crate::harness::{
+    client::Listener,
     cluster::{Cluster, Stop, Version},
     database::Database,
+    sockudo::Sockudo,
+    wait::SOON,
 };
 
 #[tokio::test]
@@ -27,4 +32,18 @@ async fn committed_rows_outlive_a_crash_and_every_stop() {
     let row = cluster.client("postgres").await.query_one("select id from kept", &[]).await.unwrap();
     assert_eq!(row.get::<_, i32>(0), 1);
     assert_eq!(cluster.psql("postgres", "show wal_sender_timeout").await, "5s");
+}
+
+#[tokio::test]
+async fn pusher_js_hears_what_an_application_sends() {
+    let sockudo = Sockudo::shared().await;
+    let channels = ["harness", "private-harness", "presence-harness"];
+    let listener = Listener::join(sockudo, &channels).await;
+    let data = json!({ "id": 7, "name": "Ä" });
+    sockudo.publish(&channels, "PostUpdated", &data).await;
+    for channel in channels {
+        let heard = listener.wait_for(SOON, channel, |it| it.channel == channel).await;
+        assert_eq!((heard.event.as_str(), &heard.data), ("PostUpdated", &data));
+    }
+    assert_eq!(listener.heard().len(), channels.len());
 }

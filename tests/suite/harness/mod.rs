@@ -3,10 +3,16 @@
 //! `tests/setup` installs them. All that is started here ends with its value, and at the latest with the test
 //! process, even if that is killed (`scratch`).
 
+pub mod client;
 pub mod cluster;
 pub mod database;
+pub mod lines;
+pub mod node;
+pub mod process;
 pub mod psql;
+pub mod rowcast;
 pub mod scratch;
+pub mod sockudo;
 pub mod wait;
 
 use std::path::PathBuf;
