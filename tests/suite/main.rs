@@ -4,3 +4,4 @@
 #[allow(dead_code, reason = "it is complete before all the tests are there that use it")]
 mod harness;
 mod harness_itself;
+mod imports;
