@@ -30,6 +30,9 @@ use serde::Deserialize;
 
 use crate::secret::Secret;
 
+/// What rowcast is called in `pg_stat_activity` and `pg_stat_replication`.
+pub const APPLICATION_NAME: &str = "rowcast";
+
 /// Where the database is, and what rowcast owns in it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

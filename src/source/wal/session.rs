@@ -69,7 +69,7 @@ pub enum Error {
     #[error(transparent)]
     Decoder(#[from] DecoderError),
     #[error("the catalog cannot be read")]
-    Catalog(#[source] postgres::catalog::Error),
+    Catalog(#[source] tokio_postgres::Error),
     #[error("the catalog cannot be read")]
     CatalogConnection(#[source] postgres::ConnectError),
 }

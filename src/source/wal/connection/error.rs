@@ -61,7 +61,7 @@ impl From<ServerError> for Error {
 
 impl Error {
     /// What the server's refusal means for a command about `slot`.
-    pub(super) fn about(self, slot: &SlotName) -> Error {
+    pub(in crate::source::wal) fn about(self, slot: &SlotName) -> Error {
         let Error::Server(source) = self else { return self };
         let slot = slot.clone();
         if source.code == SqlState::OBJECT_IN_USE {
