@@ -4,11 +4,14 @@ mod names;
 mod quoting;
 
 pub mod catalog;
+pub mod checks;
 pub mod identity;
 pub mod need;
 pub mod publication;
+pub mod publish;
 pub mod server;
 pub mod slot;
+pub mod snapshot;
 pub mod standby;
 pub mod statement;
 
