@@ -1,7 +1,14 @@
-//! Ordinary Postgres: connecting, and what setup makes and checks.
+//! Everything that is said to Postgres besides the stream of changes: where it
+//! is ([`Dsn`]), how it is reached ([`dial`], [`connect`]), and what it
+//! answers when something is wrong ([`ConnectError`]).
 
+pub(crate) mod connect;
+pub(crate) mod dial;
+pub(crate) mod dsn;
+mod error;
 mod names;
 mod quoting;
+mod tls;
 
 pub mod catalog;
 pub mod checks;
@@ -15,5 +22,106 @@ pub mod snapshot;
 pub mod standby;
 pub mod statement;
 
+pub use connect::{Connection, End, connect};
+pub use dial::{DialError, Stream, dial};
+pub use dsn::{Address, Dsn, DsnError, Host, Target};
+pub use error::{ConnectError, ServerError};
 pub use names::{NameError, PublicationName, SlotName};
 pub use quoting::{quote_identifier, quote_literal, quote_replication_literal};
+pub use tls::TlsError;
+
+use serde::Deserialize;
+
+use crate::secret::Secret;
+
+/// Where the database is, and what rowcast owns in it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// A libpq URL or keyword DSN, for example
+    /// `postgres://rowcast@127.0.0.1/shop`. What it leaves out comes from the
+    /// `PG*` variables, then from libpq's own defaults.
+    #[serde(default)]
+    pub url: Dsn,
+    /// The password, if the URL should not hold it.
+    #[serde(default)]
+    pub password: Option<Secret>,
+    /// The replication slot, made by `rowcast setup`.
+    #[serde(default = "Config::default_slot")]
+    pub slot: SlotName,
+    /// The publication, made by `rowcast setup`.
+    #[serde(default = "Config::default_publication")]
+    pub publication: PublicationName,
+    /// Which columns are published: `all`, or `named` for those that rules
+    /// name. A column list stops the application from dropping a listed column
+    /// and from changing its type.
+    #[serde(default)]
+    pub publish_columns: PublishColumns,
+    /// The time zone that `timestamp` columns (without time zone) are written
+    /// in, by its IANA name.
+    #[serde(default)]
+    pub timezone: TimeZone,
+}
+
+impl Config {
+    fn default_slot() -> SlotName {
+        "rowcast".parse().expect("the default is a slot's name")
+    }
+
+    fn default_publication() -> PublicationName {
+        "rowcast".parse().expect("the default is a publication's name")
+    }
+
+    /// The URL, with `password` if that is set.
+    pub fn dsn(&self) -> Dsn {
+        match &self.password {
+            Some(password) => self.url.clone().with_password(password.clone()),
+            None => self.url.clone(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PublishColumns {
+    /// Whole rows.
+    #[default]
+    All,
+    /// Only columns that rules name, and those of the replica identity.
+    Named,
+}
+
+/// A time zone of the IANA database.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct TimeZone(jiff::tz::TimeZone);
+
+impl TimeZone {
+    pub fn get(&self) -> &jiff::tz::TimeZone {
+        &self.0
+    }
+}
+
+impl Default for TimeZone {
+    fn default() -> TimeZone {
+        TimeZone(jiff::tz::TimeZone::UTC)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{name:?} is not a time zone such as \"UTC\" or \"Europe/Berlin\"")]
+pub struct TimeZoneError {
+    name: String,
+    source: jiff::Error,
+}
+
+impl TryFrom<String> for TimeZone {
+    type Error = TimeZoneError;
+
+    fn try_from(name: String) -> Result<TimeZone, TimeZoneError> {
+        match jiff::tz::TimeZone::get(&name) {
+            Ok(zone) => Ok(TimeZone(zone)),
+            Err(source) => Err(TimeZoneError { name, source }),
+        }
+    }
+}

@@ -1,1 +1,3 @@
 //! Streaming logical replication.
+
+pub mod connection;
