@@ -1,0 +1,207 @@
+use std::fmt;
+
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
+use serde::{Deserialize, de};
+
+use super::TablePattern;
+use crate::notification::Action;
+
+/// One `[[rule]]`: which changes of which tables are announced, and how.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Names the rule in errors and on the command line. Default: the table as
+    /// it is written in `table`.
+    pub name: Option<String>,
+    /// `posts`, `shop.orders`, a list of them, or a glob such as `shop.*`.
+    /// Without a schema: `public`.
+    pub table: OneOrMany<TablePattern>,
+    /// Default: the table's name with its last `_` word made singular.
+    pub entity: Option<String>,
+    /// A template. Default: the primary key. It is the payload's id; a child's
+    /// rule may announce its parent: `"{{ post_id }}"`.
+    pub id: Option<String>,
+    /// Of `created`, `updated`, `deleted`, `restored`. Default: all.
+    pub on: Option<Vec<Action>>,
+    /// Templates, rendered from the row as it was and as it is.
+    pub channels: OneOrMany<String>,
+    /// A template or several, each a notification of its own on every channel.
+    /// Default: `"{{ Entity }}{{ Action }}"`.
+    pub event: Option<OneOrMany<String>>,
+    /// A condition on one row: which rows exist for the rule. Entering it is
+    /// `created`, leaving it `deleted`.
+    #[serde(rename = "where")]
+    pub membership: Option<String>,
+    /// A condition on the change: `"old.status != new.status"`.
+    pub when: Option<String>,
+    /// An update is announced only if one of these columns changed, or if that
+    /// is unknown.
+    pub changed: Option<Vec<String>>,
+    /// The payload: a table of templates, nested as wished. A value that is one
+    /// `{{ expression }}` keeps its type. Default: the minimal payload.
+    pub data: Option<Data>,
+    /// What happens to a payload that the endpoint would not take.
+    #[serde(default)]
+    pub oversize: Oversize,
+    /// Columns that never change, so that an update's old row need not carry
+    /// them.
+    #[serde(default)]
+    pub fixed: Vec<String>,
+    /// The column that is set when a row is deleted softly, or `false`. Default:
+    /// `deleted_at`, if the table has such a column.
+    #[serde(default)]
+    pub soft_delete: SoftDelete,
+}
+
+/// What becomes of a payload over the endpoint's limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Oversize {
+    /// The minimal payload goes out instead, with `"partial":true`.
+    #[default]
+    Minimal,
+    /// It is written to the rejected file.
+    Reject,
+}
+
+/// A value, or a list of at least one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OneOrMany<T>(pub Vec<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either<T>(std::marker::PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Either<T> {
+            type Value = OneOrMany<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a list of strings")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<OneOrMany<T>, E> {
+                let text: de::value::StrDeserializer<'_, E> =
+                    de::IntoDeserializer::into_deserializer(text);
+                Ok(OneOrMany(vec![T::deserialize(text)?]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<OneOrMany<T>, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    items.push(item);
+                }
+                if items.is_empty() {
+                    return Err(A::Error::invalid_length(0, &"at least one"));
+                }
+                Ok(OneOrMany(items))
+            }
+        }
+
+        deserializer.deserialize_any(Either(std::marker::PhantomData))
+    }
+}
+
+/// Which column tells that a row is deleted though it is still there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SoftDelete {
+    /// `deleted_at`, where a table has it.
+    #[default]
+    Usual,
+    Off,
+    Column(String),
+}
+
+impl<'de> Deserialize<'de> for SoftDelete {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<SoftDelete, D::Error> {
+        struct ColumnOrFalse;
+
+        impl Visitor<'_> for ColumnOrFalse {
+            type Value = SoftDelete;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a column's name or false")
+            }
+
+            fn visit_bool<E: Error>(self, on: bool) -> Result<SoftDelete, E> {
+                if on {
+                    return Err(E::invalid_value(Unexpected::Bool(true), &self));
+                }
+                Ok(SoftDelete::Off)
+            }
+
+            fn visit_str<E: Error>(self, name: &str) -> Result<SoftDelete, E> {
+                Ok(SoftDelete::Column(name.to_owned()))
+            }
+        }
+
+        deserializer.deserialize_any(ColumnOrFalse)
+    }
+}
+
+/// A payload as it is written: templates in the shape of the JSON they become.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Data {
+    Table(Vec<(String, Data)>),
+    List(Vec<Data>),
+    Template(String),
+    Bool(bool),
+    Integer(i64),
+    Float(f64),
+}
+
+impl<'de> Deserialize<'de> for Data {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Data, D::Error> {
+        struct Shape;
+
+        impl<'de> Visitor<'de> for Shape {
+            type Value = Data;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a table of templates, such as { post_id = \"{{ id }}\" }")
+            }
+
+            fn visit_bool<E>(self, value: bool) -> Result<Data, E> {
+                Ok(Data::Bool(value))
+            }
+
+            fn visit_i64<E>(self, value: i64) -> Result<Data, E> {
+                Ok(Data::Integer(value))
+            }
+
+            fn visit_u64<E: Error>(self, value: u64) -> Result<Data, E> {
+                i64::try_from(value)
+                    .map(Data::Integer)
+                    .map_err(|_| E::invalid_value(Unexpected::Unsigned(value), &self))
+            }
+
+            fn visit_f64<E: Error>(self, value: f64) -> Result<Data, E> {
+                if !value.is_finite() {
+                    return Err(E::invalid_value(Unexpected::Float(value), &"a finite number"));
+                }
+                Ok(Data::Float(value))
+            }
+
+            fn visit_str<E>(self, template: &str) -> Result<Data, E> {
+                Ok(Data::Template(template.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Data, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    items.push(item);
+                }
+                Ok(Data::List(items))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Data, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Data::Table(entries))
+            }
+        }
+
+        deserializer.deserialize_any(Shape)
+    }
+}
