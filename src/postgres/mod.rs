@@ -14,6 +14,7 @@ pub mod catalog;
 pub mod checks;
 pub mod identity;
 pub mod need;
+pub mod plan;
 pub mod publication;
 pub mod publish;
 pub mod server;
