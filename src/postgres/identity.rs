@@ -7,6 +7,7 @@ use crate::change::{Relation, ReplicaIdentity, TableName};
 use super::catalog::{Table, quote_table};
 use super::need::{Need, Wanted, holders};
 use super::quote_identifier;
+use super::snapshot::Snapshot;
 use super::statement::Statement;
 
 /// Indexes that `setup --identity` makes begin with this; nothing else tells
@@ -365,6 +366,26 @@ pub fn removal(tables: &[Table], indexes: &[OwnIndex]) -> Vec<Statement> {
         .filter(|index| !index.attached)
         .map(|index| drop_index(index, is_partitioned(index)));
     back.chain(drops).collect()
+}
+
+/// For the published tables whose old rows carry every column: back to the
+/// primary key. Whether `setup --identity` did that or somebody else, nothing
+/// in the catalog tells.
+pub fn full_to_default(snapshot: &Snapshot) -> Vec<Statement> {
+    let Some(publication) = &snapshot.publication else { return Vec::new() };
+    let published = publication.tables.iter().filter(|table| table.published);
+    published
+        .filter_map(|published| {
+            snapshot.tables.iter().find(|table| table.relation.oid == published.oid)
+        })
+        .flat_map(|table| {
+            let parts = holders(&snapshot.tables, table);
+            std::iter::once(table)
+                .chain(parts.into_iter().filter(|part| part.relation.oid != table.relation.oid))
+        })
+        .filter(|table| table.relation.identity == ReplicaIdentity::Full)
+        .map(|table| alter(&table.relation.table, "DEFAULT"))
+        .collect()
 }
 
 /// For a message: the statements as lines of SQL.

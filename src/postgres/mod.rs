@@ -18,6 +18,19 @@ pub mod standby;
 pub mod statement;
 mod tls;
 
+pub mod catalog;
+pub mod checks;
+pub mod identity;
+pub mod need;
+pub mod plan;
+pub mod publication;
+pub mod publish;
+pub mod server;
+pub mod slot;
+pub mod snapshot;
+pub mod standby;
+pub mod statement;
+
 pub use connect::{Connection, End, connect};
 pub use dial::{DialError, Stream, dial};
 pub use dsn::{Address, Dsn, DsnError, Host, Target};

@@ -1,7 +1,5 @@
 //! What the rules want of the database, in its own words.
 
-use crate::change::Relation;
-
 use super::catalog::Table;
 
 /// What the rules want of one table. Made from the rules by those who know
@@ -10,8 +8,6 @@ use super::catalog::Table;
 pub struct Need {
     /// OID of the table.
     pub oid: u32,
-    /// Names of the rules that take its changes.
-    pub rules: Vec<String>,
     /// Columns that a rule names, as indexes into the relation's.
     pub columns: Vec<usize>,
     /// Columns that old rows must carry.
@@ -31,12 +27,6 @@ pub struct IdentityNeed {
 pub struct Wanted<'a> {
     pub table: &'a Table,
     pub need: &'a Need,
-}
-
-impl Need {
-    pub fn column_names<'a>(&self, relation: &'a Relation) -> Vec<&'a str> {
-        self.columns.iter().map(|column| &*relation.columns[*column].name).collect()
-    }
 }
 
 /// The tables to publish: those that rules take, without partitions of a table

@@ -1,5 +1,8 @@
 //! `synchronous_standby_names`: whether commits would wait for us.
 
+/// What the connection of the stream is called.
+pub const APPLICATION_NAME: &str = "rowcast";
+
 /// Whether a connection of that `application_name` would count as a synchronous
 /// standby. Then every commit waits until rowcast has delivered it.
 ///

@@ -52,6 +52,44 @@ impl Version {
     }
 }
 
+/// One claim, as a test for each version: `on_every_version! { async fn claim(version: Version) { … } }` gives
+/// `claim::on_14` to `claim::on_18`.
+macro_rules! on_every_version {
+    (async fn $claim:ident($version:ident: Version) $body:block) => {
+        mod $claim {
+            use super::*;
+
+            async fn claim($version: Version) $body
+
+            #[tokio::test]
+            async fn on_14() {
+                claim(Version::V14).await;
+            }
+
+            #[tokio::test]
+            async fn on_15() {
+                claim(Version::V15).await;
+            }
+
+            #[tokio::test]
+            async fn on_16() {
+                claim(Version::V16).await;
+            }
+
+            #[tokio::test]
+            async fn on_17() {
+                claim(Version::V17).await;
+            }
+
+            #[tokio::test]
+            async fn on_18() {
+                claim(Version::V18).await;
+            }
+        }
+    };
+}
+pub(crate) use on_every_version;
+
 /// How to ask a postmaster to stop.
 #[derive(Debug, Clone, Copy)]
 pub enum Stop {

@@ -1,0 +1,183 @@
+//! `rowcast setup`: replica identities, publication, slot.
+
+mod make_slot;
+mod report;
+
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio_postgres::Client;
+
+use crate::change::{Relation, ReplicaIdentity};
+use crate::postgres::checks::{Expected, Finding, Kind, check};
+use crate::postgres::need::{IdentityNeed, Need};
+use crate::postgres::plan::{self, Identities};
+use crate::postgres::snapshot::Snapshot;
+use crate::postgres::standby::APPLICATION_NAME;
+use crate::postgres::statement::Statement;
+use crate::postgres::{self, Dsn, PublishColumns, identity};
+use crate::route::{self, Rules};
+
+pub(super) use report::Report;
+
+/// Makes what rowcast needs in the database: the publication of the tables that
+/// rules name, and the replication slot. Run it again after changing rules
+///
+/// It touches no row, and never waits long for a lock. What is right already
+/// stays as it is. The role of [database] url needs REPLICATION only, if --url
+/// is that of the tables' owner.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  rowcast setup --url postgres://shop@127.0.0.1/shop
+  rowcast setup --print | psql shop")]
+pub struct Args {
+    /// Log in with this instead of [database] url: the owner of the tables
+    #[arg(long, value_name = "DSN")]
+    url: Option<Dsn>,
+    /// Change replica identities where rules need more of old rows
+    #[arg(long)]
+    identity: bool,
+    /// Change nothing, print the SQL
+    #[arg(long)]
+    print: bool,
+    /// Print one JSON object instead of text
+    #[arg(long, conflicts_with = "print")]
+    json: bool,
+}
+
+/// How long to try for one lock in all.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the session is called in `pg_stat_activity`.
+pub(super) const SESSION_NAME: &str = "rowcast setup";
+
+/// What the rules need of the database.
+///
+/// # Errors
+/// Of `refuse`, which is given what is wrong with the rules apart from what
+/// `setup` may change: replica identities.
+fn needs(
+    rules: &Rules,
+    snapshot: &Snapshot,
+    refuse: impl Fn(&[route::Problem]) -> anyhow::Result<()>,
+) -> anyhow::Result<Vec<Need>> {
+    let mut relations: Vec<Relation> =
+        snapshot.tables.iter().map(|table| table.relation.clone()).collect();
+    for relation in &mut relations {
+        relation.identity = ReplicaIdentity::Full;
+        relation.columns.iter_mut().for_each(|column| column.in_identity = true);
+    }
+    refuse(&rules.check(&relations))?;
+    Ok(needs_of(&rules.tables(&relations)))
+}
+
+/// The same in the words of `postgres`.
+pub(super) fn needs_of(tables: &[route::TableNeeds<'_>]) -> Vec<Need> {
+    tables
+        .iter()
+        .map(|table| Need {
+            oid: table.relation.oid,
+            columns: table.columns.clone(),
+            identity: table
+                .identity
+                .iter()
+                .map(|(column, rule)| IdentityNeed { column: *column, rule: rule.clone() })
+                .collect(),
+        })
+        .collect()
+}
+
+/// Does what `args` asks for.
+pub async fn setup(
+    args: &Args,
+    database: &postgres::Config,
+    rules: &Rules,
+    refuse: impl Fn(&[route::Problem]) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let own = database.dsn();
+    let owner = args.url.as_ref().unwrap_or(&own);
+    let session = postgres::connect(owner, SESSION_NAME).await?;
+    let client = &session.client;
+
+    let (snapshot, indexes) = tokio::try_join!(
+        Snapshot::gather(client, &database.slot, &database.publication),
+        identity::own_indexes(client)
+    )?;
+    let needs = needs(rules, &snapshot, refuse)?;
+    let expected = Expected {
+        slot: &database.slot,
+        publication: &database.publication,
+        application_name: APPLICATION_NAME,
+        own_backend: None,
+        needs: &needs,
+    };
+    let identities =
+        if args.identity || args.print { Identities::Change } else { Identities::Keep };
+    let plan = plan::setup(&snapshot, &expected, &indexes, database.publish_columns, identities)?;
+
+    let mut report = Report::new(args.json);
+    if args.print {
+        let slot = plan.makes_slot.then(|| plan::make_slot(&database.slot));
+        report.script(plan.statements.iter().chain(&slot));
+        return Ok(());
+    }
+    for found in plan.found {
+        report.found(found);
+    }
+    // Before any change: a role that may not replicate makes the rest useless.
+    let replication = match plan.makes_slot {
+        true => Some(make_slot::connect(&own).await?),
+        false => None,
+    };
+    for statement in &plan.statements {
+        execute(statement, client, &mut report).await?;
+    }
+    if let Some(replication) = replication {
+        let lsn = make_slot::make(replication, &database.slot, &own, client).await?;
+        report.made(plan::make_slot(&database.slot).what, format!("slot at {lsn}"));
+    }
+
+    let after = Snapshot::gather(client, &database.slot, &database.publication).await?;
+    let findings: Vec<Finding> =
+        check(&after, &expected).into_iter().filter(|finding| remains(finding.kind)).collect();
+    if database.publish_columns == PublishColumns::Named {
+        report.warning(COLUMN_LISTS_WARNING);
+    }
+    report.findings(&findings);
+    report.finish()?;
+    anyhow::ensure!(
+        !findings.iter().any(Finding::is_error),
+        "setup is done, but rowcast cannot run yet: see above"
+    );
+    Ok(())
+}
+
+/// Not what concerns the session of setup itself, or a rowcast that runs.
+fn remains(kind: Kind) -> bool {
+    !matches!(kind, Kind::RoleCannotReplicate | Kind::SlotActive)
+}
+
+const COLUMN_LISTS_WARNING: &str = "publish_columns = \"named\": while the tables are published \
+    so, DROP COLUMN and type changes of a published column fail, DROP COLUMN … CASCADE takes the \
+    table out of the publication without a word, and REPLICA IDENTITY FULL or a wider key makes \
+    every UPDATE and DELETE fail";
+
+/// Runs the statement and reports it; says so while it waits.
+pub(super) async fn execute(
+    statement: &Statement,
+    client: &Client,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let on_wait = |waiting: &Statement| {
+        tracing::warn!(
+            sql = waiting.sql,
+            "a lock is held by another session; letting others pass, then trying again"
+        );
+    };
+    statement.execute(client, PATIENCE, on_wait).await.with_context(|| {
+        format!("what was done before this stays, and setup can be run again: {}", statement.what)
+    })?;
+    report.made(statement.what.clone(), statement.sql.clone());
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! `rowcast teardown`: takes back what `setup` made.
+
+use super::setup::{Report, SESSION_NAME, execute};
+use crate::postgres::plan::{self, Identities};
+use crate::postgres::snapshot::Snapshot;
+use crate::postgres::{self, Dsn, identity};
+
+/// Removes what setup made: the slot and the publication
+///
+/// The slot goes first, so that Postgres keeps no more log for it. A slot that
+/// is in use stays, and so does all else. Replica identities stay too, unless
+/// --identity is given: they cost a little, and the application may rely on
+/// them by now.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  rowcast teardown --url postgres://shop@127.0.0.1/shop
+  rowcast teardown --print | psql shop")]
+pub struct Args {
+    /// Log in with this instead of [database] url: the owner of the tables
+    #[arg(long, value_name = "DSN")]
+    url: Option<Dsn>,
+    /// Set back the replica identities that setup --identity made by an index,
+    /// and drop these indexes
+    #[arg(long)]
+    identity: bool,
+    /// Change nothing, print the SQL
+    #[arg(long)]
+    print: bool,
+    /// Print one JSON object instead of text
+    #[arg(long, conflicts_with = "print")]
+    json: bool,
+}
+
+/// Does what `args` asks for.
+pub async fn teardown(args: &Args, database: &postgres::Config) -> anyhow::Result<()> {
+    let own = database.dsn();
+    let owner = args.url.as_ref().unwrap_or(&own);
+    let session = postgres::connect(owner, SESSION_NAME).await?;
+    let client = &session.client;
+    let (snapshot, indexes) = tokio::try_join!(
+        Snapshot::gather(client, &database.slot, &database.publication),
+        identity::own_indexes(client)
+    )?;
+    let identities = if args.identity { Identities::Change } else { Identities::Keep };
+    let plan =
+        plan::teardown(&snapshot, &indexes, &database.slot, &database.publication, identities)?;
+
+    let mut report = Report::new(args.json);
+    if args.print {
+        report.script(plan.slot.iter().chain(&plan.statements));
+        return Ok(());
+    }
+    for absent in plan.absent {
+        report.found(format!("{absent} is not there"));
+    }
+    if let Some(drop_slot) = &plan.slot {
+        // The owner may lack REPLICATION, which the role of [database] url has.
+        let replicating = postgres::connect(&own, SESSION_NAME).await?;
+        execute(drop_slot, &replicating.client, &mut report).await?;
+    }
+    for statement in &plan.statements {
+        execute(statement, client, &mut report).await?;
+    }
+    if !plan.identities.is_empty() {
+        report.warning(&format!(
+            "replica identities stay as they are; to set them back where nothing else needs \
+             them:\n           {}",
+            identity::sql(&plan.identities).replace('\n', "\n           ")
+        ));
+    }
+    report.finish()?;
+    Ok(())
+}

@@ -1,0 +1,35 @@
+//! All that setup and the checks look at, read at once.
+
+use tokio_postgres::{Client, Error};
+
+use super::catalog::{self, Table};
+use super::publication::{self, Publication};
+use super::server::Server;
+use super::slot::{self, Slot};
+use super::{PublicationName, SlotName};
+
+/// The database as it is now, for rowcast's purposes.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub server: Server,
+    pub slot: Option<Slot>,
+    pub publication: Option<Publication>,
+    pub tables: Vec<Table>,
+}
+
+impl Snapshot {
+    /// Five queries, sent together.
+    pub async fn gather(
+        client: &Client,
+        slot: &SlotName,
+        publication: &PublicationName,
+    ) -> Result<Snapshot, Error> {
+        let (server, slot, publication, tables) = tokio::try_join!(
+            Server::read(client),
+            slot::read(client, slot),
+            publication::read(client, publication, slot),
+            catalog::tables(client),
+        )?;
+        Ok(Snapshot { server, slot, publication, tables })
+    }
+}
