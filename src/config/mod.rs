@@ -15,7 +15,7 @@ mod secret_file;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::{deliver, postgres, route};
+use crate::{postgres, route};
 
 use document::Document;
 use locate::{Outline, Source};
@@ -35,8 +35,6 @@ secret = \"${REVERB_APP_SECRET}\"";
 #[derive(Clone, Debug)]
 pub struct Config {
     pub database: postgres::Config,
-    pub pusher: deliver::pusher::Config,
-    pub limits: deliver::Limits,
     pub run: Run,
     pub rule: Vec<route::Config>,
 }
@@ -53,7 +51,7 @@ pub struct Loaded {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("there is no configuration: looked for {}", paths(tried))]
+    #[error("there is no configuration: looked for {}; --config names another", paths(tried))]
     NotFound { tried: Vec<PathBuf> },
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
@@ -85,16 +83,15 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded,
         document.default("run", "state_dir", folder.display().to_string());
     }
     let database = document.section("database");
-    let pusher = document.required("pusher", PUSHER_EXAMPLE);
-    let limits = document.section("limits");
+    let _: Option<toml::Table> = document.required("pusher", PUSHER_EXAMPLE);
+    let _: Option<toml::Table> = document.section("limits");
     let run = document.section("run");
     let rule = document.rules();
     let outline = document.finish()?;
-    let (Some(database), Some(pusher), Some(limits), Some(run)) = (database, pusher, limits, run)
-    else {
+    let (Some(database), Some(run)) = (database, run) else {
         unreachable!("a section is only missing after a problem");
     };
-    let config = Config { database, pusher, limits, run, rule };
+    let config = Config { database, run, rule };
     let warnings = readable_secrets(&source, &outline).into_iter().collect();
     Ok(Loaded { config, warnings, source, outline })
 }
@@ -144,6 +141,20 @@ impl Loaded {
             return Ok(());
         }
         Err(Error::Invalid(Report::new(errors)))
+    }
+
+    /// What a stage says of one of its options once it uses it: a file that is
+    /// no certificate, two options that exclude each other.
+    pub fn refuse_option(&self, option: &str, error: &dyn std::error::Error) -> Error {
+        let section = option.split('.').next().unwrap_or(option);
+        let entry = self.outline.find(option).or_else(|| self.outline.find(section));
+        let mut message = format!("`{option}`: {error}");
+        let causes = std::iter::successors(error.source(), |cause| cause.source());
+        for cause in causes {
+            message.push_str(&format!(": {cause}"));
+        }
+        let span = entry.map_or(0..0, |entry| entry.key.clone());
+        Error::Invalid(Report::new(vec![Problem::new(message).at(&self.source, span)]))
     }
 
     fn rule_entry(&self, rule_index: usize, option: &str) -> Option<&locate::Entry> {
