@@ -15,7 +15,8 @@ fn main() -> ExitCode {
         .and_then(|runtime| runtime.block_on(cli::run(cli)));
     let Err(error) = result else { return ExitCode::SUCCESS };
     if logs_json {
-        tracing::error!(causes = causes(&error).join(": "), "{error}");
+        let (causes, hint) = (causes(&error).join(": "), cli::hint(&error));
+        tracing::error!(causes, hint, "{error}");
     } else {
         print_chain(&error);
     }
@@ -27,6 +28,9 @@ fn print_chain(error: &anyhow::Error) {
     eprintln!("error: {error}");
     for cause in causes(error) {
         eprintln!("caused by: {cause}");
+    }
+    if let Some(hint) = cli::hint(error) {
+        eprintln!("help: {hint}");
     }
 }
 

@@ -5,6 +5,7 @@
 //! [`Command`] and an arm in [`run`].
 
 mod echo;
+mod send;
 
 use std::env;
 use std::io::{self, IsTerminal};
@@ -13,7 +14,10 @@ use std::path::{Path, PathBuf};
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Loaded};
+use crate::deliver::pusher;
 use crate::observe::log;
+use crate::postgres;
+use crate::source::wal;
 
 /// Tells browsers that a row of your Postgres database changed.
 ///
@@ -69,6 +73,7 @@ enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Send(send::Args),
 }
 
 impl Cli {
@@ -87,7 +92,9 @@ impl Cli {
 /// Runs the subcommand to its end.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let Cli { global, command } = cli;
-    match command {}
+    match command {
+        Command::Send(args) => send::run(args, &global).await,
+    }
 }
 
 /// What the process returns to its caller for a failure.
@@ -96,11 +103,27 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     if error.chain().any(|cause| cause.is::<config::Error>()) { 78 } else { 1 }
 }
 
+/// What the operator can do about a failure, from the outermost error that
+/// knows.
+pub fn hint(error: &anyhow::Error) -> Option<String> {
+    error.chain().find_map(|cause| {
+        if let Some(problem) = cause.downcast_ref::<pusher::Problem>() {
+            return problem.hint().map(str::to_owned);
+        }
+        if let Some(error) = cause.downcast_ref::<postgres::ConnectError>() {
+            return error.hint();
+        }
+        cause.downcast_ref::<wal::connection::Error>()?.hint()
+    })
+}
+
 impl Command {
     /// Without -v and -q: a daemon tells of its life, a one-shot command only
     /// of trouble, since it prints its own result.
     fn is_daemon(&self) -> bool {
-        match *self {}
+        match self {
+            Command::Send(_) => false,
+        }
     }
 }
 

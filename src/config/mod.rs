@@ -15,7 +15,7 @@ mod secret_file;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::{postgres, route};
+use crate::{deliver, postgres, route};
 
 use document::Document;
 use locate::{Outline, Source};
@@ -35,6 +35,8 @@ secret = \"${REVERB_APP_SECRET}\"";
 #[derive(Clone, Debug)]
 pub struct Config {
     pub database: postgres::Config,
+    pub pusher: deliver::pusher::Config,
+    pub limits: deliver::Limits,
     pub run: Run,
     pub rule: Vec<route::Config>,
 }
@@ -83,15 +85,16 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded,
         document.default("run", "state_dir", folder.display().to_string());
     }
     let database = document.section("database");
-    let _: Option<toml::Table> = document.required("pusher", PUSHER_EXAMPLE);
-    let _: Option<toml::Table> = document.section("limits");
+    let pusher = document.required("pusher", PUSHER_EXAMPLE);
+    let limits = document.section("limits");
     let run = document.section("run");
     let rule = document.rules();
     let outline = document.finish()?;
-    let (Some(database), Some(run)) = (database, run) else {
+    let (Some(database), Some(pusher), Some(limits), Some(run)) = (database, pusher, limits, run)
+    else {
         unreachable!("a section is only missing after a problem");
     };
-    let config = Config { database, run, rule };
+    let config = Config { database, pusher, limits, run, rule };
     let warnings = readable_secrets(&source, &outline).into_iter().collect();
     Ok(Loaded { config, warnings, source, outline })
 }
