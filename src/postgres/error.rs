@@ -2,7 +2,7 @@ use std::io;
 use std::time::Duration;
 
 use fallible_iterator::FallibleIterator as _;
-use postgres_protocol::message::backend::ErrorResponseBody;
+use postgres_protocol::message::backend::{ErrorFields, ErrorResponseBody};
 use tokio_postgres::error::{DbError, SqlState};
 
 use super::dial::DialError;
@@ -11,25 +11,32 @@ use super::dsn::{DsnError, Host, Target};
 /// What the server says is wrong, in its own words and language.
 /// <https://www.postgresql.org/docs/current/protocol-error-fields.html>
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}{}", detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default())]
-pub struct ServerError {
-    pub code: SqlState,
-    pub message: String,
-    pub detail: Option<String>,
-    pub hint: Option<String>,
+#[error("{}{}", .0.message, .0.detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default())]
+pub struct ServerError(Box<Fields>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Fields {
+    code: SqlState,
+    message: String,
+    detail: Option<String>,
+    hint: Option<String>,
 }
 
 impl ServerError {
     /// # Errors
     /// When the fields do not end as they should.
     pub fn parse(body: &ErrorResponseBody) -> io::Result<ServerError> {
-        let mut error = ServerError {
+        ServerError::from_fields(body.fields())
+    }
+
+    /// From the fields of an error or of a notice, which have the same.
+    pub(crate) fn from_fields(mut fields: ErrorFields<'_>) -> io::Result<ServerError> {
+        let mut error = Fields {
             code: SqlState::INTERNAL_ERROR,
             message: String::new(),
             detail: None,
             hint: None,
         };
-        let mut fields = body.fields();
         while let Some(field) = fields.next()? {
             // Before the session's encoding is set, texts may be in any other.
             let text = String::from_utf8_lossy(field.value_bytes()).into_owned();
@@ -41,7 +48,23 @@ impl ServerError {
                 _ => {}
             }
         }
-        Ok(error)
+        Ok(ServerError(Box::new(error)))
+    }
+
+    pub fn code(&self) -> &SqlState {
+        &self.0.code
+    }
+
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    pub fn detail(&self) -> Option<&str> {
+        self.0.detail.as_deref()
+    }
+
+    pub fn hint(&self) -> Option<&str> {
+        self.0.hint.as_deref()
     }
 
     /// Whether the server is stopping, starting, or recovering.
@@ -52,23 +75,24 @@ impl ServerError {
             SqlState::CANNOT_CONNECT_NOW,
             SqlState::OPERATOR_INTERVENTION,
         ]
-        .contains(&self.code)
+        .contains(self.code())
     }
 
     /// Whether the server has no place for one more.
     pub fn is_exhausted(&self) -> bool {
-        self.code.code().starts_with("53")
+        self.code().code().starts_with("53")
+            && *self.code() != SqlState::CONFIGURATION_LIMIT_EXCEEDED
     }
 }
 
 impl From<&DbError> for ServerError {
     fn from(error: &DbError) -> ServerError {
-        ServerError {
+        ServerError(Box::new(Fields {
             code: error.code().clone(),
             message: error.message().to_owned(),
             detail: error.detail().map(str::to_owned),
             hint: error.hint().map(str::to_owned),
-        }
+        }))
     }
 }
 
@@ -138,7 +162,7 @@ impl ConnectError {
         let host = host.clone();
         let user = target.user.clone();
         let database = target.database.clone();
-        let code = &source.code;
+        let code = source.code();
         if *code == SqlState::INVALID_PASSWORD {
             return match password_given {
                 true => ConnectError::WrongPassword { host, user, source },
@@ -153,7 +177,7 @@ impl ConnectError {
         }
         if *code == SqlState::INSUFFICIENT_PRIVILEGE {
             // The word stays as it is in every language.
-            let connect = source.detail.as_ref().is_some_and(|detail| detail.contains("CONNECT"));
+            let connect = source.detail().is_some_and(|detail| detail.contains("CONNECT"));
             return match connect {
                 true => ConnectError::NoConnectPrivilege { user, database, source },
                 false => ConnectError::NotReplicationRole { user, source },
@@ -198,7 +222,7 @@ impl ConnectError {
     pub fn code(&self) -> Option<&SqlState> {
         match self {
             ConnectError::Client { source, .. } => source.code(),
-            error => error.server().map(|server| &server.code),
+            error => error.server().map(ServerError::code),
         }
     }
 
@@ -275,7 +299,7 @@ impl ConnectError {
                 "pg_hba.conf should ask for scram-sha-256, md5, password, trust, peer or cert"
                     .to_owned(),
             ),
-            ConnectError::Refused { source, .. } => source.hint.clone(),
+            ConnectError::Refused { source, .. } => source.hint().map(str::to_owned),
             ConnectError::TimedOut { .. }
             | ConnectError::Closed { .. }
             | ConnectError::Broken { .. }

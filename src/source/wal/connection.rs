@@ -152,17 +152,21 @@ impl ReplicationConnection {
     pub async fn query(&mut self, command: &str) -> Result<Rows, Error> {
         self.send(|buf| frontend::query(command, buf)).await?;
         let mut rows = Vec::new();
-        let mut failure = None;
+        let mut failure: Option<ServerError> = None;
         loop {
-            match self.receive().await? {
+            let reply = match (self.receive().await, failure.take()) {
+                (Ok(reply), earlier) => {
+                    failure = earlier;
+                    reply
+                }
+                // A fatal error is not followed by ReadyForQuery, but by the end.
+                (Err(Error::Closed | Error::Broken(_)), Some(fatal)) => return Err(fatal.into()),
+                (Err(error), _) => return Err(error),
+            };
+            match reply {
                 Reply::Message(Message::DataRow(row)) => rows.push(texts(&row)?),
                 Reply::Message(Message::ErrorResponse(body)) => {
-                    let error = ServerError::parse(&body).map_err(Error::Malformed)?;
-                    // A fatal error is not followed by ReadyForQuery.
-                    if error.is_unavailable() {
-                        return Err(error.into());
-                    }
-                    failure = Some(error);
+                    failure = Some(ServerError::parse(&body).map_err(Error::Malformed)?);
                 }
                 Reply::Message(Message::ReadyForQuery(_)) => break,
                 Reply::Message(
@@ -223,8 +227,10 @@ impl ReplicationConnection {
     async fn receive(&mut self) -> Result<Reply, Error> {
         loop {
             match self.receive_any().await? {
-                Reply::Message(Message::NoticeResponse(_)) => {
-                    debug!("the server sent a notice");
+                Reply::Message(Message::NoticeResponse(body)) => {
+                    let notice =
+                        ServerError::from_fields(body.fields()).map_err(Error::Malformed)?;
+                    debug!(%notice, "the server sent a notice");
                 }
                 Reply::Message(Message::ParameterStatus(body)) => self.keep(&body)?,
                 Reply::Message(Message::NotificationResponse(_)) => {}

@@ -44,15 +44,15 @@ pub enum Error {
 impl From<ServerError> for Error {
     fn from(error: ServerError) -> Error {
         // The setting's name is in the message in every language.
-        if error.code == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
-            && error.message.contains("wal_level")
+        if *error.code() == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
+            && error.message().contains("wal_level")
         {
             return Error::WalLevel(error);
         }
         if error.is_unavailable() {
             return Error::Unavailable(error);
         }
-        if error.code == SqlState::CONFIGURATION_LIMIT_EXCEEDED {
+        if *error.code() == SqlState::CONFIGURATION_LIMIT_EXCEEDED {
             return Error::TooManySlots(error);
         }
         Error::Server(error)
@@ -64,21 +64,21 @@ impl Error {
     pub(super) fn about(self, slot: &SlotName) -> Error {
         let Error::Server(source) = self else { return self };
         let slot = slot.clone();
-        if source.code == SqlState::OBJECT_IN_USE {
-            let pid = pid_in(&source.message, slot.as_str());
+        if *source.code() == SqlState::OBJECT_IN_USE {
+            let pid = pid_in(source.message(), slot.as_str());
             return Error::SlotInUse { slot, pid, source };
         }
-        if source.code == SqlState::UNDEFINED_OBJECT {
+        if *source.code() == SqlState::UNDEFINED_OBJECT {
             return Error::NoSuchSlot { slot, source };
         }
-        if source.code == SqlState::DUPLICATE_OBJECT {
+        if *source.code() == SqlState::DUPLICATE_OBJECT {
             return Error::SlotExists { slot, source };
         }
         // Physical, of another database, invalidated; or of another plugin,
         // which does not know pgoutput's options.
-        if source.code == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
-            || source.code == SqlState::INVALID_PARAMETER_VALUE
-            || source.code == SqlState::FEATURE_NOT_SUPPORTED
+        if *source.code() == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
+            || *source.code() == SqlState::INVALID_PARAMETER_VALUE
+            || *source.code() == SqlState::FEATURE_NOT_SUPPORTED
         {
             return Error::WrongSlot { slot, source };
         }
@@ -110,7 +110,7 @@ impl Error {
     pub fn code(&self) -> Option<&SqlState> {
         match self {
             Error::Connect(error) => error.code(),
-            error => error.server().map(|server| &server.code),
+            error => error.server().map(ServerError::code),
         }
     }
 
@@ -164,7 +164,7 @@ impl Error {
                  SELECT slot_name, active FROM pg_replication_slots"
                     .to_owned(),
             ),
-            Error::Server(source) | Error::Unavailable(source) => source.hint.clone(),
+            Error::Server(source) | Error::Unavailable(source) => source.hint().map(str::to_owned),
             Error::Broken(_)
             | Error::Closed
             | Error::Malformed(_)
