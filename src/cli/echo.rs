@@ -3,10 +3,14 @@
 use crate::notification::{ChannelClass, ChannelName, EventName};
 
 /// `Echo.private('posts.42').listen('.PostUpdated', () => refetch())`. The dot
-/// makes Echo take the event's name literally.
+/// makes Echo take the event's name literally. `None` for a channel of one user,
+/// `#server-to-user-…`, which Echo does not listen to.
 /// <https://laravel.com/docs/broadcasting#listening-for-events>
-pub(super) fn line(channel: &ChannelName, event: &EventName) -> String {
+pub(super) fn line(channel: &ChannelName, event: &EventName) -> Option<String> {
     let name = channel.as_str();
+    if name.starts_with('#') {
+        return None;
+    }
     let (method, prefix) = match channel.class() {
         ChannelClass::Public | ChannelClass::Cache => ("channel", ""),
         ChannelClass::Private | ChannelClass::PrivateCache => ("private", "private-"),
@@ -17,7 +21,7 @@ pub(super) fn line(channel: &ChannelName, event: &EventName) -> String {
     };
     let name = name.strip_prefix(prefix).unwrap_or(name);
     let event = event.as_str().replace('\\', r"\\").replace('\'', r"\'");
-    format!("Echo.{method}('{name}').listen('.{event}', () => refetch())")
+    Some(format!("Echo.{method}('{name}').listen('.{event}', () => refetch())"))
 }
 
 #[cfg(test)]
@@ -48,7 +52,13 @@ mod tests {
             ),
         ] {
             let line = line(&channel.parse().unwrap(), &event.parse().unwrap());
-            assert_eq!(line, expected);
+            assert_eq!(line.as_deref(), Some(expected));
         }
+    }
+
+    #[test]
+    fn a_channel_of_one_user_has_no_line() {
+        let channel = "#server-to-user-42".parse().unwrap();
+        assert_eq!(line(&channel, &"X".parse().unwrap()), None);
     }
 }

@@ -5,6 +5,7 @@
 //! [`Command`] and an arm in [`run`].
 
 mod echo;
+mod send;
 
 use std::env;
 use std::io::{self, IsTerminal};
@@ -13,7 +14,10 @@ use std::path::{Path, PathBuf};
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Loaded};
+use crate::deliver::pusher;
 use crate::observe::log;
+use crate::postgres;
+use crate::source::wal;
 
 /// Tells browsers that a row of your Postgres database changed.
 ///
@@ -68,13 +72,29 @@ enum LogFormat {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    Send(send::Args),
+}
+
+impl Cli {
+    /// From here on log lines go to stderr as the command line asks.
+    pub fn init_log(&self) -> anyhow::Result<()> {
+        log::init(self.global.log_format.format(), &self.global.directives(&self.command))?;
+        Ok(())
+    }
+
+    /// Whether programs read stderr.
+    pub fn logs_json(&self) -> bool {
+        self.global.log_format.format() == log::Format::Json
+    }
+}
 
 /// Runs the subcommand to its end.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let Cli { global, command } = cli;
-    global.init_log(&command)?;
-    match command {}
+    match command {
+        Command::Send(args) => send::run(args, &global).await,
+    }
 }
 
 /// What the process returns to its caller for a failure.
@@ -83,12 +103,43 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     if error.chain().any(|cause| cause.is::<config::Error>()) { 78 } else { 1 }
 }
 
+/// What the operator can do about a failure, from the outermost error that
+/// knows.
+pub fn hint(error: &anyhow::Error) -> Option<String> {
+    error.chain().find_map(|cause| {
+        if let Some(problem) = cause.downcast_ref::<pusher::Problem>() {
+            return problem.hint().map(str::to_owned);
+        }
+        if let Some(error) = cause.downcast_ref::<postgres::ConnectError>() {
+            return error.hint();
+        }
+        cause.downcast_ref::<wal::connection::Error>()?.hint()
+    })
+}
+
 impl Command {
     /// Without -v and -q: a daemon tells of its life, a one-shot command only
     /// of trouble, since it prints its own result.
     fn is_daemon(&self) -> bool {
-        match *self {}
+        match self {
+            Command::Send(_) => false,
+        }
     }
+}
+
+impl LogFormat {
+    fn format(self) -> log::Format {
+        let colour = io::stderr().is_terminal() && !is_set("NO_COLOR");
+        match self {
+            LogFormat::Auto => log::Format::Human { colour, times: !is_set("JOURNAL_STREAM") },
+            LogFormat::Human => log::Format::Human { colour, times: true },
+            LogFormat::Json => log::Format::Json,
+        }
+    }
+}
+
+fn is_set(variable: &str) -> bool {
+    env::var_os(variable).is_some_and(|value| !value.is_empty())
 }
 
 impl Global {
@@ -116,17 +167,6 @@ impl Global {
         Err(config::Error::NotFound { tried })
     }
 
-    fn init_log(&self, command: &Command) -> Result<(), log::LogError> {
-        let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
-        let colour = io::stderr().is_terminal() && !is_set("NO_COLOR");
-        let format = match self.log_format {
-            LogFormat::Auto => log::Format::Human { colour, times: !is_set("JOURNAL_STREAM") },
-            LogFormat::Human => log::Format::Human { colour, times: true },
-            LogFormat::Json => log::Format::Json,
-        };
-        log::init(format, &self.directives(command))
-    }
-
     /// -v and -q speak of rowcast itself; RUST_LOG, without them, of anything.
     fn directives(&self, command: &Command) -> String {
         let usual = if command.is_daemon() { 2 } else { 1 };
@@ -142,6 +182,27 @@ impl Global {
             2 => "warn,rowcast=info".to_owned(),
             3 => "warn,rowcast=debug".to_owned(),
             4.. => "info,rowcast=trace".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_says_what_it_is_for_and_shows_an_example() {
+        for command in Cli::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example"), "{}", command.get_name());
         }
     }
 }

@@ -187,13 +187,34 @@ impl<'s> Document<'s> {
         rules.into_iter().filter_map(|rule| self.read(rule)).collect()
     }
 
-    fn read<T: DeserializeOwned>(&mut self, value: Spanned<DeValue<'s>>) -> Option<T> {
-        match T::deserialize(ValueDeserializer::from(value)) {
-            Ok(config) => Some(config),
-            Err(error) => {
-                self.problems.push(explain::value(self.source, &self.outline, &error));
-                None
+    /// Serde stops at the first mistake: the option that holds it is taken out
+    /// and the rest read again, to report all of them.
+    fn read<T: DeserializeOwned>(&mut self, mut section: Spanned<DeValue<'s>>) -> Option<T> {
+        let mut is_right = true;
+        let mut taken: Vec<String> = Vec::new();
+        loop {
+            let error = match T::deserialize(ValueDeserializer::from(section.clone())) {
+                Ok(config) => return is_right.then_some(config),
+                Err(error) => error,
+            };
+            is_right = false;
+            // An option that was taken out, or that stands there misspelt, is
+            // not missing.
+            if let Some(missing) = explain::missing(&error)
+                && taken.iter().any(|name| explain::nearest(name, &[missing]).is_some())
+            {
+                return None;
             }
+            self.problems.push(explain::value(self.source, &self.outline, &error));
+            let span = error.span().unwrap_or(0..0);
+            let DeValue::Table(table) = section.get_mut() else { return None };
+            let holds = |range: Range<usize>| range.start <= span.start && span.end <= range.end;
+            let name = table
+                .iter()
+                .find(|(key, value)| holds(key.span()) || holds(value.span()))
+                .map(|(key, _)| key.get_ref().to_string())?;
+            table.remove(name.as_str());
+            taken.push(name);
         }
     }
 

@@ -49,9 +49,10 @@ fn syntax_message(message: &str) -> (String, Option<String>) {
             ("a string does not end on its line", "close it with the quote that it begins with")
         }
         "key with no value" => ("an option without a value", "write name = value"),
-        "missing comma between array elements" | "unclosed array" => {
-            ("a list that does not end", "write [\"one\", \"two\"], with a comma between two values")
-        }
+        "missing comma between array elements" | "unclosed array" => (
+            "a list that does not end",
+            "write [\"one\", \"two\"], with a comma between two values",
+        ),
         _ => return (format!("not TOML: {message}"), None),
     };
     (what.to_owned(), Some(fix.to_owned()))
@@ -108,18 +109,18 @@ pub(super) fn value(source: &Source, outline: &Outline, error: &toml::de::Error)
     let entry = outline.at(&span);
     let option = entry.map(|entry| entry.shown()).unwrap_or_default();
     let name = option.rsplit('.').next().unwrap_or_default();
-    let is_secret = matches!(name, "secret" | "password" | "url");
+    let is_secret = matches!(name, "secret" | "password" | "url" | "proxy");
     let raw = source.text.get(span.clone()).unwrap_or_default();
     let (message, fix) = reword(error.message().trim_end(), &option, raw, is_secret);
     Problem::new(message).at(source, span).fix(fix)
 }
 
-fn reword(
-    message: &str,
-    option: &str,
-    raw: &str,
-    is_secret: bool,
-) -> (String, Option<String>) {
+/// The option that is not there, if that is the error.
+pub(super) fn missing(error: &toml::de::Error) -> Option<&str> {
+    named(error.message(), "missing field `").map(|(name, _)| name)
+}
+
+fn reword(message: &str, option: &str, raw: &str, is_secret: bool) -> (String, Option<String>) {
     let last = option.rsplit('.').next().unwrap_or_default();
     if let Some((name, valid)) = named(message, "unknown field `") {
         let section = option.rsplit_once('.').map(|(section, _)| section);
@@ -143,8 +144,15 @@ fn reword(
         if let Some((found, expected)) =
             message.strip_prefix(kind).and_then(|rest| rest.split_once(", expected "))
         {
-            let fix = (expected == "a sequence" && raw.starts_with(['"', '\'']) && !is_secret)
-                .then(|| format!("write it in brackets: {last} = [{raw}]"));
+            let quoted = raw.starts_with(['"', '\'']);
+            let fix = match expected {
+                "a sequence" if quoted => Some(format!("write it in brackets: {last} = [{raw}]")),
+                "a string" if is_secret => Some("write it in quotes".to_owned()),
+                "a string" if !raw.contains(['[', '{']) => {
+                    Some(format!("write it in quotes: {last} = \"{raw}\""))
+                }
+                _ => None,
+            };
             let message = format!(
                 "`{option}` should be {expected}, not {found}",
                 expected = in_toml(expected),

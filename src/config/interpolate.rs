@@ -57,9 +57,9 @@ pub(super) fn interpolate<'a>(
     let mut rest = text;
     while let Some(at) = rest.find("${") {
         let after = &rest[at + 2..];
-        if after.starts_with('{') {
+        if let Some(template) = after.strip_prefix('{') {
             done.push_str(&rest[..at + 3]);
-            rest = &after[1..];
+            rest = template;
         } else if rest[..at].ends_with('$') {
             done.push_str(&rest[..at - 1]);
             done.push_str("${");

@@ -53,7 +53,7 @@ pub struct Loaded {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("there is no configuration: looked for {}", paths(tried))]
+    #[error("there is no configuration: looked for {}; --config names another", paths(tried))]
     NotFound { tried: Vec<PathBuf> },
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
@@ -144,6 +144,20 @@ impl Loaded {
             return Ok(());
         }
         Err(Error::Invalid(Report::new(errors)))
+    }
+
+    /// What a stage says of one of its options once it uses it: a file that is
+    /// no certificate, two options that exclude each other.
+    pub fn refuse_option(&self, option: &str, error: &dyn std::error::Error) -> Error {
+        let section = option.split('.').next().unwrap_or(option);
+        let entry = self.outline.find(option).or_else(|| self.outline.find(section));
+        let mut message = format!("`{option}`: {error}");
+        let causes = std::iter::successors(error.source(), |cause| cause.source());
+        for cause in causes {
+            message.push_str(&format!(": {cause}"));
+        }
+        let span = entry.map_or(0..0, |entry| entry.key.clone());
+        Error::Invalid(Report::new(vec![Problem::new(message).at(&self.source, span)]))
     }
 
     fn rule_entry(&self, rule_index: usize, option: &str) -> Option<&locate::Entry> {

@@ -5,8 +5,10 @@
 
 use std::collections::BTreeSet;
 use std::fs::Permissions;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 use rowcast::config::{Error, Loaded};
 
@@ -54,7 +56,10 @@ fn a_text_without_its_case_is_no_test() {
 #[test]
 fn a_configuration_that_is_not_there_is_named() {
     let error = rowcast::config::load(Path::new("no/such.toml"), &env).unwrap_err();
-    assert_eq!(error.to_string(), "there is no configuration: looked for no/such.toml");
+    assert_eq!(
+        error.to_string(),
+        "there is no configuration: looked for no/such.toml; --config names another"
+    );
 }
 
 /// The example, with what it asks of the environment.
@@ -70,7 +75,7 @@ fn example_env(name: &str) -> Option<String> {
 fn option(line: &str) -> Option<(&str, &str)> {
     let line = line.strip_prefix('#').map_or(line, |rest| rest.strip_prefix(' ').unwrap_or(rest));
     let (name, _) = line.split_once(" = ")?;
-    let is_name = name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    let is_name = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     is_name.then_some((name, line))
 }
 
@@ -146,4 +151,72 @@ fn a_secret_may_stand_in_a_file_of_its_own() {
     let text = EXAMPLE.replace("secret = \"${REVERB_APP_SECRET}\"", &option);
     let loaded = load_text(&text).expect("the secret is in its file");
     assert_eq!(loaded.config.pusher.secret.expose(), "from the file ");
+}
+
+/// The program in an environment that holds nothing but `env`.
+fn rowcast(arguments: &[&str], env: &[(&str, &str)]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_rowcast"))
+        .args(arguments)
+        .env_clear()
+        .envs(env.iter().copied())
+        .output()
+        .expect("the program was built with the tests")
+}
+
+#[test]
+fn a_wrong_configuration_ends_the_program_with_78_and_is_printed_once() {
+    let case = format!("{CASES}/syntax.toml");
+    let output = rowcast(&["send", "posts", "PostUpdated", "--config", &case], &[]);
+    assert_eq!(output.status.code(), Some(78));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        std::fs::read_to_string(format!("{CASES}/syntax.txt")).expect("the case has its text")
+    );
+    let output = rowcast(&["send", "posts", "X"], &[("ROWCAST_CONFIG", "no/such.toml")]);
+    assert_eq!(output.status.code(), Some(78));
+}
+
+#[test]
+fn wrong_usage_ends_the_program_with_2_and_says_what_was_expected() {
+    for (arguments, said) in [
+        (&["send", "no spaces here", "X"][..], "' ' may not be in a channel name"),
+        (&["send", "posts", "pusher:ping"], "belong to the protocol"),
+        (&["send", "posts", "X", "{id: 1}"], "key must be a string"),
+        (&["sned"], "send"),
+        (&["send", "posts", "X", "-v", "-q"], "cannot be used with"),
+    ] {
+        let output = rowcast(arguments, &[]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains(said), "{text}");
+    }
+}
+
+#[test]
+fn json_logs_are_one_object_in_each_line() {
+    let folder = tempfile::tempdir().expect("a folder for the file");
+    let path = folder.path().join("rowcast.toml");
+    let text = EXAMPLE
+        .replace("secret = \"${REVERB_APP_SECRET}\"", "secret = 'abc'")
+        .replace("${REVERB_APP_ID}", "1")
+        .replace("${REVERB_APP_KEY}", "key")
+        .replace("http://127.0.0.1:8080", &format!("http://{}", closed_port()));
+    std::fs::write(&path, text).expect("the folder is ours");
+    std::fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("the file is ours");
+    let path = path.to_str().expect("temporary folders have plain names");
+    let arguments = ["send", "posts", "X", "--log-format", "json", "-c", path];
+    let output = rowcast(&arguments, &[("HOME", "/nowhere")]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let [warning, error] = &lines[..] else { panic!("a warning and an error: {text}") };
+    assert_eq!((&warning["level"], &error["level"]), (&"WARN".into(), &"ERROR".into()));
+    assert!(warning["message"].as_str().is_some_and(|said| said.contains("pusher.secret")));
+}
+
+/// An address on which nothing listens.
+fn closed_port() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("it is bound")
 }
