@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command, time::Duration};
 use serde_json::json;
 
 use crate::harness::{
-    client::Listener,
+    client::{EchoChannel, Listener},
     cluster::{Cluster, Stop, Version, on_every_version},
     database::Database,
     process::Process,
@@ -111,6 +111,19 @@ async fn pusher_js_hears_what_an_application_sends() {
         assert_eq!((heard.event.as_str(), &heard.data), ("PostUpdated", &data));
     }
     assert_eq!(listener.heard().len(), channels.len());
+}
+
+#[tokio::test]
+async fn echo_hears_an_event_by_its_name_after_a_dot() {
+    let sockudo = Sockudo::shared().await;
+    let listener = Listener::join(sockudo, &[]).await;
+    listener.listen_by_echo(EchoChannel::Public, "echo", ".PostUpdated").await;
+    listener.listen_by_echo(EchoChannel::Private, "echo.7", ".PostUpdated").await;
+    sockudo.publish(&["echo", "private-echo.7"], "PostUpdated", &json!({ "id": 7 })).await;
+    for channel in ["echo", "echo.7"] {
+        let heard = listener.wait_for(SOON, channel, |it| it.channel == channel).await;
+        assert_eq!((heard.event.as_str(), heard.data), (".PostUpdated", json!({ "id": 7 })));
+    }
 }
 
 #[tokio::test]
