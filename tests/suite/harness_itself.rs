@@ -143,6 +143,7 @@ async fn a_process_is_heard_asked_and_waited_for() {
     process.write_line("one");
     process.write_line("two");
     process.stderr.wait_for(SOON, "got two").await;
+    assert!((10_000..100_000_000).contains(&process.peak_memory_bytes()));
     process.sigterm();
     assert_eq!(process.exit_code(SOON).await, 3);
     let printed: Vec<String> = process.stdout.all().iter().map(|line| line.to_string()).collect();
