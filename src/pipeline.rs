@@ -17,18 +17,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinError;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{error, info, warn};
 
 use crate::change::{Batch, Item, Lsn};
-use crate::deliver::{self, Deliver, backoff::Backoff};
+use crate::deliver::{self, Backoff, Deliver};
 use crate::notification::Handoff;
 use crate::postgres::{self, ConnectError, Connection, SlotName};
 use crate::route::{Router, Rules};
 use crate::source::wal::{self, Session, SlotChoice};
 
 mod inspection;
-pub use inspection::{Inspection, Refused};
+pub use inspection::{Refused, needs_of};
+use inspection::Inspection;
 
 /// Batches and handoffs under way between two stages. Each holds about what one
 /// read of the stream brought.
@@ -86,6 +88,61 @@ pub enum Error {
     Disconnected(#[source] Option<tokio_postgres::Error>),
 }
 
+impl Slot {
+    fn name<'a>(&'a self, database: &'a postgres::Config) -> &'a SlotName {
+        match self {
+            Slot::Configured => &database.slot,
+            Slot::Temporary(slot) => slot,
+        }
+    }
+}
+
+impl Error {
+    /// Whether trying again may help without anyone's doing.
+    fn is_transient(&self) -> bool {
+        match self {
+            Error::Connect(error) => error.is_transient(),
+            Error::Inspect(_) | Error::Disconnected(_) => true,
+            Error::Refused(_) | Error::Deliver(_) => false,
+            Error::Source(error) => error.is_transient(),
+        }
+    }
+
+    fn is_slot_in_use(&self) -> bool {
+        matches!(
+            self,
+            Error::Source(wal::Error::Connection(wal::connection::Error::SlotInUse { .. }))
+        )
+    }
+
+    /// What to do about it.
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Connect(error) => error.hint(),
+            Error::Source(wal::Error::Connection(error)) => error.hint(),
+            Error::Source(_)
+            | Error::Inspect(_)
+            | Error::Disconnected(_)
+            | Error::Refused(_)
+            | Error::Deliver(_) => None,
+        }
+    }
+
+    /// With its causes, and what to do, on one line.
+    fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        match self.hint() {
+            Some(hint) => format!("{text} ({hint})"),
+            None => text,
+        }
+    }
+}
+
 /// Streams, routes and delivers until `shutdown` turns true, reconnecting
 /// whenever the connection is lost.
 ///
@@ -98,7 +155,7 @@ pub async fn run(
     deliver: &mut Deliver,
     shutdown: watch::Receiver<bool>,
 ) -> Result<End, Error> {
-    let mut backoff = Backoff::default();
+    let mut backoff = Backoff::new();
     let mut has_streamed = false;
     let mut last_failure = String::new();
     loop {
@@ -125,7 +182,7 @@ pub async fn run(
             Err(failure) if has_streamed || failure.is_transient() => failure,
             Err(failure) => return Err(failure),
         };
-        let wait = if failure.is_slot_in_use() { SLOT_POLL } else { backoff.next_wait() };
+        let wait = if failure.is_slot_in_use() { SLOT_POLL } else { backoff.next() };
         // Said once, not at every attempt.
         let text = failure.chain();
         if text != last_failure {
@@ -156,14 +213,16 @@ async fn open(options: &Options) -> Result<Open, Error> {
         postgres::connect(&dsn, postgres::APPLICATION_NAME).await.map_err(Error::Connect)?;
     let inspection = Inspection::of(&connection.client, options).await.map_err(Error::Inspect)?;
     inspection.accept()?;
+    inspection.warn();
     let until = match options.once {
         true => Some(current_lsn(&connection).await.map_err(Error::Inspect)?),
         false => None,
     };
     let rules = options.rules.clone();
+    let slot = options.slot.name(&options.database).clone();
     let slot = match &options.slot {
-        Slot::Configured => SlotChoice::Named(options.database.slot.clone()),
-        Slot::Temporary(slot) => SlotChoice::Temporary(slot.clone()),
+        Slot::Configured => SlotChoice::Named(slot),
+        Slot::Temporary(_) => SlotChoice::Temporary(slot),
     };
     let session = Session::open(wal::Options {
         dsn,
@@ -211,11 +270,11 @@ async fn stream(
                     delivered?;
                     break End::Delivered;
                 }
-                // It ends by itself only when the connection broke: then what
-                // is not delivered will be sent again.
+                // Before `deliver` is done it ends only because the connection
+                // broke: what is not delivered will be sent again.
                 ended = &mut source => {
-                    ended.expect("the session does not panic")?;
-                    break End::Undelivered;
+                    session_result(ended)?;
+                    return Err(Error::Disconnected(None));
                 }
                 error = &mut watching, if failure.is_none() => {
                     failure = Some(error);
@@ -234,19 +293,26 @@ async fn stream(
         }
     };
     // `confirmed_tx` is gone now, so the session ends the stream.
-    if !source.is_finished() {
-        match timeout(CLOSE_GRACE, &mut source).await {
-            Ok(ended) => {
-                if let Err(error) = ended.expect("the session does not panic") {
-                    warn!("the last confirmation may be lost, and its changes come again: {error}");
-                }
+    match timeout(CLOSE_GRACE, &mut source).await {
+        Ok(ended) => {
+            if let Err(error) = session_result(ended) {
+                let error = Error::from(error).chain();
+                warn!("the last confirmation may be lost, and its changes come again: {error}");
             }
-            Err(_) => source.abort(),
         }
+        Err(_) => source.abort(),
     }
     match failure {
         Some(failure) => Err(failure),
         None => Ok(end),
+    }
+}
+
+fn session_result(ended: Result<Result<(), wal::Error>, JoinError>) -> Result<(), wal::Error> {
+    match ended.map_err(JoinError::try_into_panic) {
+        Ok(result) => result,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Err(Err(_)) => unreachable!("nobody aborts a session and then waits for it"),
     }
 }
 

@@ -10,12 +10,12 @@ use tokio_postgres::Client;
 
 use crate::change::{Relation, ReplicaIdentity};
 use crate::postgres::checks::{Expected, Finding, Kind, check};
-use crate::postgres::need::{IdentityNeed, Need};
+use crate::pipeline::needs_of;
+use crate::postgres::need::Need;
 use crate::postgres::plan::{self, Identities};
 use crate::postgres::snapshot::Snapshot;
-use crate::postgres::standby::APPLICATION_NAME;
 use crate::postgres::statement::Statement;
-use crate::postgres::{self, Dsn, PublishColumns, identity};
+use crate::postgres::{self, APPLICATION_NAME, Dsn, PublishColumns, identity};
 use crate::route::{self, Rules};
 
 pub(super) use report::Report;
@@ -70,22 +70,6 @@ fn needs(
     }
     refuse(&rules.check(&relations))?;
     Ok(needs_of(&rules.tables(&relations)))
-}
-
-/// The same in the words of `postgres`.
-pub(super) fn needs_of(tables: &[route::TableNeeds<'_>]) -> Vec<Need> {
-    tables
-        .iter()
-        .map(|table| Need {
-            oid: table.relation.oid,
-            columns: table.columns.clone(),
-            identity: table
-                .identity
-                .iter()
-                .map(|(column, rule)| IdentityNeed { column: *column, rule: rule.clone() })
-                .collect(),
-        })
-        .collect()
 }
 
 /// Does what `args` asks for.

@@ -9,10 +9,10 @@ use backoff::backoff::Backoff as _;
 /// Waits that grow from about 100 ms to about 30 s, without end, each spread by
 /// half so that many clients do not come back at once.
 #[derive(Debug)]
-pub(super) struct Backoff(ExponentialBackoff);
+pub struct Backoff(ExponentialBackoff);
 
 impl Backoff {
-    pub(super) fn new() -> Backoff {
+    pub fn new() -> Backoff {
         let initial = Duration::from_millis(100);
         Backoff(ExponentialBackoff {
             current_interval: initial,
@@ -25,11 +25,14 @@ impl Backoff {
         })
     }
 
-    pub(super) fn next(&mut self) -> Duration {
+    /// How long to wait before the next attempt.
+    #[expect(clippy::should_implement_trait, reason = "it has no end, so it is no iterator")]
+    pub fn next(&mut self) -> Duration {
         self.0.next_backoff().expect("it ends only after a maximal time, and has none")
     }
 
-    pub(super) fn reset(&mut self) {
+    /// After a success: the next wait is a short one again.
+    pub fn reset(&mut self) {
         self.0.reset();
     }
 }

@@ -12,6 +12,7 @@ mod record;
 mod rejected;
 mod stdout;
 
+pub use backoff::Backoff;
 pub use limits::{ByteSize, ByteSizeError, Limits, MaxInFlight, MaxInFlightError};
 pub use rejected::{RejectedError, RejectedFile};
 pub use stdout::{Format, Stdout};

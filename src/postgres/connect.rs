@@ -2,7 +2,9 @@
 
 use std::future::{Ready, ready};
 use std::io;
+use std::iter::Peekable;
 use std::pin::Pin;
+use std::slice;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -73,23 +75,37 @@ impl End {
 /// That of the last host tried. A login that was refused ends the search.
 pub async fn connect(dsn: &Dsn, application_name: &str) -> Result<Connection, ConnectError> {
     let target = Target::of(dsn)?;
-    first_host(&target, async |host| connect_host(&target, host, application_name).await).await
+    let mut hosts = Hosts::of(&target);
+    let mut host = hosts.first();
+    loop {
+        match connect_host(&target, host, application_name).await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => host = hosts.after(error)?,
+        }
+    }
 }
 
-/// What `attempt` gives for the first host where it succeeds, or its error for
-/// the last one that it makes sense to try.
-pub(crate) async fn first_host<T>(
-    target: &Target,
-    mut attempt: impl AsyncFnMut(&Host) -> Result<T, ConnectError>,
-) -> Result<T, ConnectError> {
-    let mut hosts = target.hosts.iter().peekable();
-    loop {
-        let host = hosts.next().expect("a target has a host");
-        match attempt(host).await {
-            Err(error) if error.concerns_host() && hosts.peek().is_some() => {
+/// The hosts of a target, of which the first that will do is taken.
+pub(crate) struct Hosts<'a>(Peekable<slice::Iter<'a, Host>>);
+
+impl<'a> Hosts<'a> {
+    pub(crate) fn of(target: &'a Target) -> Hosts<'a> {
+        Hosts(target.hosts.iter().peekable())
+    }
+
+    /// The host to try first.
+    pub(crate) fn first(&mut self) -> &'a Host {
+        self.0.next().expect("a target has a host")
+    }
+
+    /// The host to try after `error`, if trying another makes sense.
+    pub(crate) fn after(&mut self, error: ConnectError) -> Result<&'a Host, ConnectError> {
+        match self.0.next() {
+            Some(host) if error.concerns_host() => {
                 debug!(%host, %error, "trying the next host");
+                Ok(host)
             }
-            result => return result,
+            _ => Err(error),
         }
     }
 }

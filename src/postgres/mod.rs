@@ -3,6 +3,7 @@
 //! answers when something is wrong ([`ConnectError`]).
 
 pub mod catalog;
+pub mod checks;
 pub(crate) mod connect;
 pub(crate) mod dial;
 pub(crate) mod dsn;
@@ -10,26 +11,16 @@ mod error;
 pub mod identity;
 mod names;
 pub mod need;
-pub mod publication;
-mod quoting;
-pub mod server;
-pub mod slot;
-pub mod standby;
-pub mod statement;
-mod tls;
-
-pub mod catalog;
-pub mod checks;
-pub mod identity;
-pub mod need;
 pub mod plan;
 pub mod publication;
 pub mod publish;
+mod quoting;
 pub mod server;
 pub mod slot;
 pub mod snapshot;
 pub mod standby;
 pub mod statement;
+mod tls;
 
 pub use connect::{Connection, End, connect};
 pub use dial::{DialError, Stream, dial};
@@ -37,14 +28,12 @@ pub use dsn::{Address, Dsn, DsnError, Host, Target};
 pub use error::{ConnectError, ServerError};
 pub use names::{NameError, PublicationName, SlotName};
 pub use quoting::{quote_identifier, quote_literal, quote_replication_literal};
+pub use standby::APPLICATION_NAME;
 pub use tls::TlsError;
 
 use serde::Deserialize;
 
 use crate::secret::Secret;
-
-/// What rowcast is called in `pg_stat_activity` and `pg_stat_replication`.
-pub const APPLICATION_NAME: &str = "rowcast";
 
 /// Where the database is, and what rowcast owns in it.
 #[derive(Clone, Debug, Deserialize)]

@@ -74,6 +74,23 @@ pub enum Error {
     CatalogConnection(#[source] postgres::ConnectError),
 }
 
+impl Error {
+    /// Whether connecting again may help without anyone's doing.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Connection(error) => error.is_transient(),
+            Error::CatalogConnection(error) => error.is_transient(),
+            Error::Io(_)
+            | Error::Closed
+            | Error::Ended
+            | Error::Silent(_)
+            | Error::Unheard
+            | Error::Catalog(_) => true,
+            Error::Frame(_) | Error::Skim(_) | Error::Decoder(_) => false,
+        }
+    }
+}
+
 /// One replication connection from START_REPLICATION to its end.
 ///
 /// It confirms only positions that it received itself: a new session begins

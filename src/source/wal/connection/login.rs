@@ -10,7 +10,7 @@ use postgres_protocol::message::backend::{AuthenticationSaslBody, Message};
 use postgres_protocol::message::frontend;
 
 use super::{Error, ReplicationConnection, Reply};
-use crate::postgres::connect::{SESSION_SETTINGS, first_host, login_timeout, session_fits};
+use crate::postgres::connect::{Hosts, SESSION_SETTINGS, login_timeout, session_fits};
 use crate::postgres::dial::dial_host;
 use crate::postgres::dsn::ChannelBinding;
 use crate::postgres::{ConnectError, Dsn, Host, ServerError, Stream, Target};
@@ -21,12 +21,24 @@ pub(super) async fn connect(
     application_name: &str,
 ) -> Result<ReplicationConnection, ConnectError> {
     let target = Target::of(dsn)?;
-    first_host(&target, async |host| {
-        let stream = dial_host(&target, host).await?;
-        let login = Login { target: &target, host, password: target.password(host) };
-        login_timeout(&target, host, login.run(stream, application_name)).await
-    })
-    .await
+    let mut hosts = Hosts::of(&target);
+    let mut host = hosts.first();
+    loop {
+        match connect_host(&target, host, application_name).await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => host = hosts.after(error)?,
+        }
+    }
+}
+
+async fn connect_host(
+    target: &Target,
+    host: &Host,
+    application_name: &str,
+) -> Result<ReplicationConnection, ConnectError> {
+    let stream = dial_host(target, host).await?;
+    let login = Login { target, host, password: target.password(host) };
+    login_timeout(target, host, login.run(stream, application_name)).await
 }
 
 struct Login<'a> {
