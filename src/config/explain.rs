@@ -49,6 +49,9 @@ fn syntax_message(message: &str) -> (String, Option<String>) {
             ("a string does not end on its line", "close it with the quote that it begins with")
         }
         "key with no value" => ("an option without a value", "write name = value"),
+        "unexpected key or value" => {
+            ("something follows a value on its line", "write one option in each line")
+        }
         "missing comma between array elements" | "unclosed array" => (
             "a list that does not end",
             "write [\"one\", \"two\"], with a comma between two values",
@@ -147,8 +150,10 @@ fn reword(message: &str, option: &str, raw: &str, is_secret: bool) -> (String, O
             let quoted = raw.starts_with(['"', '\'']);
             let fix = match expected {
                 "a sequence" if quoted => Some(format!("write it in brackets: {last} = [{raw}]")),
-                "a string" if is_secret => Some("write it in quotes".to_owned()),
-                "a string" if !raw.contains(['[', '{']) => {
+                "a string" if is_secret && !raw.starts_with(['[', '{']) => {
+                    Some("write it in quotes".to_owned())
+                }
+                "a string" if !is_secret && !raw.starts_with(['[', '{']) => {
                     Some(format!("write it in quotes: {last} = \"{raw}\""))
                 }
                 _ => None,
@@ -183,6 +188,7 @@ fn in_toml(expected: &str) -> &str {
 
 /// What serde found: its type, then the value, which may be a secret.
 fn found_value(found: &str, is_secret: bool) -> String {
+    let found = found.trim_start_matches("floating point ");
     let (kind, value) = found.split_once(' ').unwrap_or((found, ""));
     let value = if is_secret { "" } else { value.trim_matches('`') };
     match (kind, value) {
@@ -191,6 +197,10 @@ fn found_value(found: &str, is_secret: bool) -> String {
         ("integer", "") => "a number".to_owned(),
         ("integer", value) => format!("the number {value}"),
         ("boolean", value) if !value.is_empty() => value.to_owned(),
+        (number, "") if number.starts_with('`') => {
+            let number = if is_secret { "" } else { number.trim_matches('`') };
+            format!("the number {number}").trim_end().to_owned()
+        }
         ("sequence", _) => "a list".to_owned(),
         ("map", _) => "a table".to_owned(),
         (kind, "") => kind.to_owned(),

@@ -24,7 +24,7 @@ pub use locate::Location;
 pub use report::{Problem, Report};
 pub use run::Run;
 
-const PUSHER_EXAMPLE: &str = "\
+const PUSHER_EXAMPLE: &str = "add, with your server's values:
 [pusher]
 url = \"http://127.0.0.1:8080\"
 app_id = \"${REVERB_APP_ID}\"
@@ -57,8 +57,8 @@ pub enum Error {
     NotFound { tried: Vec<PathBuf> },
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("{} is not UTF-8 text from byte {valid_up_to} on", path.display())]
-    Encoding { path: PathBuf, valid_up_to: usize },
+    #[error("{} is not UTF-8: see line {line}", path.display())]
+    Encoding { path: PathBuf, line: usize },
     #[error("{0}")]
     Invalid(Report),
 }
@@ -107,9 +107,10 @@ fn read(path: &Path) -> Result<Source, Error> {
         }
         Err(source) => return Err(Error::Read { path: path.to_owned(), source }),
     };
-    let text = String::from_utf8(bytes).map_err(|error| Error::Encoding {
-        path: path.to_owned(),
-        valid_up_to: error.utf8_error().valid_up_to(),
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
+        Error::Encoding { path: path.to_owned(), line }
     })?;
     Ok(Source { path: path.into(), text })
 }

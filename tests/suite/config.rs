@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use rowcast::config::{Error, Loaded};
+use rowcast::route::{Problem, Severity};
 
 const CASES: &str = "tests/suite/config";
 
@@ -109,6 +110,25 @@ fn the_example_documents_every_option_and_no_other() {
     }
 }
 
+#[test]
+fn a_default_in_the_example_is_the_default() {
+    /// Shown with an example, since they are not set by default, or not always
+    /// to the same.
+    const WITHOUT: [&str; 6] =
+        ["ca_file", "cluster", "password", "proxy", "sign_path_prefix", "state_dir"];
+    let usual = format!("{:?}", load_text(EXAMPLE).expect("the example is right").config);
+    let (stages, _) = EXAMPLE.split_once("\n[[rule]]\n").expect("rules come last");
+    for commented in stages.lines().filter(|line| line.starts_with('#')) {
+        let Some((name, set)) = option(commented).filter(|(name, _)| !WITHOUT.contains(name))
+        else {
+            continue;
+        };
+        let text = EXAMPLE.replacen(&format!("\n{commented}\n"), &format!("\n{set}\n"), 1);
+        let config = load_text(&text).unwrap_or_else(|error| panic!("{error}")).config;
+        assert_eq!(format!("{config:?}"), usual, "{name}");
+    }
+}
+
 /// What may be set in a section, as the answer to an unknown option lists it.
 fn options(section: &str) -> BTreeSet<String> {
     let text = format!("{section}\nno_such_option = 1\n");
@@ -124,6 +144,52 @@ fn a_rules_option_is_located_and_so_is_the_rule_that_leaves_it_out() {
     let line = |start: &str| EXAMPLE.lines().position(|line| line.starts_with(start)).unwrap() + 1;
     assert_eq!(loaded.locate(0, "channels").line, line("channels ="));
     assert_eq!(loaded.locate(0, "where").line, line("[[rule]]"));
+}
+
+#[test]
+fn all_errors_of_the_rules_are_shown_in_the_order_of_the_file_and_no_warning() {
+    let text = r#"
+[pusher]
+url = "http://127.0.0.1:8080"
+app_id = "1"
+key = "key"
+secret = "secret"
+[[rule]]
+table = "posts"
+channels = ["private-user.{{ user_id }}"]
+"#;
+    let loaded = load_text(text.trim_start()).expect("it is right");
+    let problem = |severity, option, message: &str, fix: Option<&str>| Problem {
+        severity,
+        rule_index: 0,
+        rule: "posts".to_owned(),
+        option,
+        message: message.to_owned(),
+        fix: fix.map(str::to_owned),
+    };
+    let sql = "ALTER TABLE posts\n  REPLICA IDENTITY FULL;";
+    let warning = problem(Severity::Warning, "data", "body may not fit", None);
+    let channels = problem(Severity::Error, "channels", "the old user_id is unknown", Some(sql));
+    let table = problem(Severity::Error, "table", "there is no table posts", None);
+    assert!(loaded.refuse(std::slice::from_ref(&warning)).is_ok());
+    let error = loaded.refuse(&[channels, warning, table]).unwrap_err().to_string();
+    let path = loaded.locate(0, "table").path.display().to_string();
+    assert_eq!(
+        error.replace(&path, "PATH"),
+        r#"rule "posts", table: there is no table posts
+ --> PATH:7:1
+  |
+7 | table = "posts"
+  | ^^^^^
+
+error: rule "posts", channels: the old user_id is unknown
+ --> PATH:8:1
+  |
+8 | channels = ["private-user.{{ user_id }}"]
+  | ^^^^^^^^
+  = help: ALTER TABLE posts
+            REPLICA IDENTITY FULL;"#
+    );
 }
 
 #[test]
