@@ -29,8 +29,8 @@ use crate::route::{Router, Rules};
 use crate::source::wal::{self, Session, SlotChoice};
 
 mod inspection;
-pub use inspection::{Refused, needs_of};
 use inspection::Inspection;
+pub use inspection::{Refused, needs_of};
 
 /// Batches and handoffs under way between two stages. Each holds about what one
 /// read of the stream brought.

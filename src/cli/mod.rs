@@ -5,7 +5,13 @@
 //! [`Command`] and an arm in [`run`].
 
 mod echo;
+mod rules;
+mod run;
 mod send;
+mod setup;
+mod signal;
+mod tail;
+mod teardown;
 
 use std::env;
 use std::io::{self, IsTerminal};
@@ -73,6 +79,10 @@ enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Args),
+    Setup(setup::Args),
+    Teardown(teardown::Args),
+    Tail(tail::Args),
     Send(send::Args),
 }
 
@@ -93,6 +103,10 @@ impl Cli {
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let Cli { global, command } = cli;
     match command {
+        Command::Run(args) => run::run(args, &global).await,
+        Command::Setup(args) => setup::run(args, &global).await,
+        Command::Teardown(args) => teardown::run(args, &global).await,
+        Command::Tail(args) => tail::run(args, &global).await,
         Command::Send(args) => send::run(args, &global).await,
     }
 }
@@ -122,7 +136,8 @@ impl Command {
     /// of trouble, since it prints its own result.
     fn is_daemon(&self) -> bool {
         match self {
-            Command::Send(_) => false,
+            Command::Run(_) => true,
+            Command::Setup(_) | Command::Teardown(_) | Command::Tail(_) | Command::Send(_) => false,
         }
     }
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio_postgres::Client;
 
+use super::{Global, rules};
 use crate::change::{Relation, ReplicaIdentity};
-use crate::postgres::checks::{Expected, Finding, Kind, check};
 use crate::pipeline::needs_of;
+use crate::postgres::checks::{Expected, Finding, Kind, check};
 use crate::postgres::need::Need;
 use crate::postgres::plan::{self, Identities};
 use crate::postgres::snapshot::Snapshot;
@@ -70,6 +71,12 @@ fn needs(
     }
     refuse(&rules.check(&relations))?;
     Ok(needs_of(&rules.tables(&relations)))
+}
+
+pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
+    let loaded = global.load_config()?;
+    let rules = rules::compile(&loaded)?;
+    setup(&args, &loaded.config.database, &rules, |problems| Ok(loaded.refuse(problems)?)).await
 }
 
 /// Does what `args` asks for.

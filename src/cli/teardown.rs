@@ -1,5 +1,6 @@
 //! `rowcast teardown`: takes back what `setup` made.
 
+use super::Global;
 use super::setup::{Report, SESSION_NAME, execute};
 use crate::postgres::plan::{self, Identities};
 use crate::postgres::snapshot::Snapshot;
@@ -30,6 +31,11 @@ pub struct Args {
     /// Print one JSON object instead of text
     #[arg(long, conflicts_with = "print")]
     json: bool,
+}
+
+pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
+    let loaded = global.load_config()?;
+    teardown(&args, &loaded.config.database).await
 }
 
 /// Does what `args` asks for.

@@ -113,7 +113,8 @@ pub struct Session {
 
 impl Session {
     pub async fn open(options: Options) -> Result<Session, Error> {
-        let Options { dsn, slot, publication, wal_sender_timeout, catalog, wanted, until } = options;
+        let Options { dsn, slot, publication, wal_sender_timeout, catalog, wanted, until } =
+            options;
         let mut connection =
             ReplicationConnection::connect(&dsn, postgres::APPLICATION_NAME).await?;
         let slot = match slot {
