@@ -6,7 +6,11 @@
 //! good and stands in the rejected file.
 
 mod backoff;
+mod gate;
+mod lane;
+mod lanes;
 mod limits;
+mod publish;
 pub mod pusher;
 mod record;
 mod rejected;
@@ -25,6 +29,8 @@ use crate::acknowledge::Frontier;
 use crate::change::Position;
 use crate::notification::Handoff;
 
+use publish::Publisher;
+
 /// Where notifications go.
 #[derive(Debug)]
 pub enum Sink {
@@ -37,7 +43,13 @@ pub enum Sink {
 /// the session before are waited for, and order is kept across a reconnect.
 #[derive(Debug)]
 pub struct Deliver {
-    sink: Sink,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Publish(Box<Publisher>),
+    Print(Stdout),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +62,13 @@ pub enum Error {
 
 impl Deliver {
     pub fn new(sink: Sink, limits: &Limits) -> Deliver {
-        let _ = limits;
-        Deliver { sink }
+        let stage = match sink {
+            Sink::Pusher(client, rejected) => {
+                Stage::Publish(Box::new(Publisher::new(client, rejected, limits)))
+            }
+            Sink::Stdout(stdout) => Stage::Print(stdout),
+        };
+        Deliver { stage }
     }
 
     /// Delivers one session of the source: ends when `handoffs` is closed and
@@ -68,9 +85,9 @@ impl Deliver {
         handoffs: mpsc::Receiver<Handoff>,
         confirmed: watch::Sender<Option<Position>>,
     ) -> Result<(), Error> {
-        match &mut self.sink {
-            Sink::Pusher(..) => todo!(),
-            Sink::Stdout(stdout) => print(stdout, handoffs, confirmed).await,
+        match &mut self.stage {
+            Stage::Publish(publisher) => publisher.run(handoffs, confirmed).await,
+            Stage::Print(stdout) => print(stdout, handoffs, confirmed).await,
         }
     }
 }

@@ -13,10 +13,10 @@ pub(super) fn write_open(
 ) {
     line.extend_from_slice(b"{\"at\":");
     write_json(line, &notification.at.to_string());
-    write_field(line, "rule", &notification.rule);
+    write_field(line, "rule", &*notification.rule);
     write_field(line, "event", &notification.event);
     write_field(line, "channels", channels);
-    write_field(line, "entity", &notification.entity);
+    write_field(line, "entity", &*notification.entity);
     line.extend_from_slice(b",\"id\":");
     write_raw(line, &notification.id);
     write_field(line, "action", &notification.action);

@@ -1,5 +1,6 @@
 //! What an answer means. Pure.
 
+use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
@@ -34,6 +35,19 @@ pub(in crate::deliver) enum Verdict {
     },
     /// The server is well but has no `batch_events`.
     EventsOnly,
+}
+
+impl Verdict {
+    pub(in crate::deliver) fn name(&self) -> &'static str {
+        match self {
+            Verdict::Accepted => "accepted",
+            Verdict::Retry { .. } => "retry",
+            Verdict::Doubt { .. } => "doubt",
+            Verdict::Reject { .. } => "reject",
+            Verdict::Stop { .. } => "stop",
+            Verdict::EventsOnly => "events only",
+        }
+    }
 }
 
 /// Why a request was not accepted.
@@ -235,6 +249,35 @@ impl Problem {
         }
     }
 
+    /// What may be logged: without the server's words where they may quote a
+    /// notification. Its own words for a configuration error are the best clue.
+    pub(in crate::deliver) fn for_the_log(&self) -> String {
+        match self {
+            Problem::Answered { code: 401 | 403 | 404 | 405 | 429 | 502..=504, .. } => {
+                self.to_string()
+            }
+            Problem::RefusedInARow { last, .. } => format!("{self}: {}", last.kind()),
+            Problem::Unreachable(source) | Problem::BrokenOff(source) => {
+                let causes = std::iter::successors(source.source(), |&error| error.source());
+                causes.fold(self.to_string(), |line, error| format!("{line}: {error}"))
+            }
+            Problem::ClockSkew { .. } => self.to_string(),
+            problem => problem.kind(),
+        }
+    }
+
+    /// The same text for every occurrence of the same problem.
+    pub(in crate::deliver) fn kind(&self) -> String {
+        match self {
+            Problem::Answered { code, .. } => format!("the endpoint answered {code}"),
+            Problem::ErrorWithoutCode { status, .. } => {
+                format!("the endpoint answered {status} with an error that has no code")
+            }
+            Problem::ClockSkew { .. } => "this machine's clock is off the endpoint's".to_owned(),
+            problem => problem.to_string(),
+        }
+    }
+
     /// What the operator can do about it, where that is known.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
@@ -275,5 +318,153 @@ impl Problem {
                 return None;
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn answer(status: u16, body: &str) -> Answer<'_> {
+        Answer { status, body: body.as_bytes(), unix_seconds: 1_800_000_000, ..Answer::default() }
+    }
+
+    fn verdict(server: Server, status: u16, body: &str) -> &'static str {
+        judge(server, answer(status, body)).name()
+    }
+
+    #[test]
+    fn every_answer_of_the_servers_means_what_it_should() {
+        const INVALID: &str = r#"{"error":"bad channel","code":400}"#;
+        let table = [
+            // Accepted: 2xx, and JSON without an error.
+            (200, "{}", "accepted"),
+            (200, r#"{"ok":true}"#, "accepted"),
+            (202, "[]", "accepted"),
+            (200, r#"{"channels":{},"error":null}"#, "accepted"),
+            // Soketi answers 200, and the truth is in the body.
+            (200, INVALID, "reject"),
+            (200, r#"{"error":"The app does not exist","code":404}"#, "stop"),
+            (200, r#"{"error":"invalid signature","code":401}"#, "stop"),
+            (200, r#"{"error":"too large","code":413}"#, "reject"),
+            (200, r#"{"error":"slow down","code":429}"#, "retry"),
+            (200, r#"{"error":"broken","code":500}"#, "doubt"),
+            (200, r#"{"error":"broken","code":503}"#, "retry"),
+            (200, r#"{"error":"no code"}"#, "doubt"),
+            (200, r#"{"error":"a code of websockets","code":4009}"#, "doubt"),
+            // The body's code comes first.
+            (500, INVALID, "reject"),
+            (400, r#"{"error":"busy","code":503}"#, "retry"),
+            // A page of another program.
+            (200, "", "stop"),
+            (200, "  \n", "stop"),
+            (204, "", "stop"),
+            (200, "<!doctype html><title>Log in</title>", "stop"),
+            (200, "ok", "stop"),
+            (200, "\"ok\"", "stop"),
+            (200, "null", "stop"),
+            (200, "{\"ok\":", "stop"),
+            // Redirects are never followed.
+            (301, "", "stop"),
+            (302, "{}", "stop"),
+            (303, "{}", "stop"),
+            (307, "{}", "stop"),
+            (308, "{}", "stop"),
+            // Configuration.
+            (401, "Invalid signature", "stop"),
+            (402, "", "stop"),
+            (403, "", "stop"),
+            (404, "<html>", "stop"),
+            (405, "", "stop"),
+            (418, "", "stop"),
+            (431, "", "stop"),
+            // This request.
+            (400, "", "reject"),
+            (413, "<html>nginx</html>", "reject"),
+            (415, "", "reject"),
+            (422, r#"{"message":"The name is required."}"#, "reject"),
+            // Later.
+            (408, "", "retry"),
+            (425, "", "retry"),
+            (429, "", "retry"),
+            (500, "", "doubt"),
+            (501, "", "retry"),
+            (502, "<html>", "retry"),
+            (503, "", "retry"),
+            (504, "", "retry"),
+            (529, "", "retry"),
+        ];
+        for (status, body, expected) in table {
+            assert_eq!(verdict(Server::Reverb, status, body), expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn only_reverb_or_an_unknown_server_is_doubted_for_a_500() {
+        for server in Server::ALL {
+            let expected = match server {
+                Server::Any | Server::Reverb => "doubt",
+                _ => "retry",
+            };
+            assert_eq!(verdict(server, 500, ""), expected, "{server:?}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_and_bounded() {
+        let wait = |text| {
+            let answer = Answer { retry_after: Some(text), ..answer(429, "") };
+            match judge(Server::Sockudo, answer) {
+                Verdict::Retry { after, .. } => after,
+                verdict => panic!("{}", verdict.name()),
+            }
+        };
+        assert_eq!(wait("7"), Some(Duration::from_secs(7)));
+        assert_eq!(wait("Fri, 15 Jan 2027 08:00:09 GMT"), Some(Duration::from_secs(9)));
+        assert_eq!(wait("Fri, 15 Jan 2027 07:00:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(wait("99999999"), Some(MAX_RETRY_AFTER));
+        assert_eq!(wait("soon"), None);
+    }
+
+    #[test]
+    fn a_refused_signature_is_the_clocks_fault_if_that_is_far_off() {
+        let skewed =
+            Answer { date: Some("Fri, 15 Jan 2027 07:00:00 GMT"), ..answer(401, "expired") };
+        let problem = skewed.check().expect_err("a 401");
+        assert!(matches!(problem, Problem::ClockSkew { skew_seconds: 3600 }), "{problem}");
+        let right = Answer { date: Some("Fri, 15 Jan 2027 08:00:00 GMT"), ..skewed };
+        let problem = right.check().expect_err("a 401");
+        assert!(matches!(problem, Problem::Answered { code: 401, .. }), "{problem}");
+    }
+
+    #[test]
+    fn the_servers_words_are_kept_but_not_logged_where_they_may_quote_a_row() {
+        let refused = answer(400, r#"{"error":"private-ann's is no channel"}"#);
+        let problem = refused.check().expect_err("a 400");
+        assert_eq!(problem.to_string(), "the endpoint answered 400: private-ann's is no channel");
+        assert_eq!(problem.for_the_log(), "the endpoint answered 400");
+        let unknown = answer(401, "Unknown app\u{1b}[31m").check().expect_err("a 401");
+        assert_eq!(unknown.for_the_log(), "the endpoint answered 401: Unknown app [31m");
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_is_taken_for_an_acceptance_unless_it_is_json_without_error(
+            status in 100..1000_u16,
+            body in prop_oneof![
+                any::<Vec<u8>>(),
+                r#"[\[{]?("error"|"code"|:|,|[0-9]|null){0,6}[\]}]?"#.prop_map(String::into_bytes),
+            ],
+        ) {
+            let answer = Answer { status, body: &body, ..Answer::default() };
+            if let Verdict::Accepted = judge(Server::Any, answer) {
+                prop_assert!((200..300).contains(&status));
+                let body: Value = serde_json::from_slice(&body).expect("JSON");
+                prop_assert!(body.is_object() || body.is_array());
+                prop_assert!(body.get("error").is_none_or(Value::is_null));
+            }
+        }
     }
 }
