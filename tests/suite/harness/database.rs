@@ -1,0 +1,87 @@
+//! A database of a test's own on a shared cluster.
+
+use std::{
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use super::{
+    cluster::{Cluster, Version},
+    scratch,
+};
+
+/// Empty, dropped with its slots when the value is. Slots belong to the whole cluster: name them by `slot`.
+pub struct Database {
+    pub name: String,
+    pub cluster: Arc<Cluster>,
+}
+
+impl Database {
+    pub async fn fresh(cluster: &Arc<Cluster>) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        // template1 could not be copied while somebody is connected to it.
+        let sql = format!("create database {name} template template0");
+        cluster.client("postgres").await.batch_execute(&sql).await.expect("the superuser may");
+        Self { name, cluster: cluster.clone() }
+    }
+
+    /// On the cluster that this process shares for that version.
+    pub async fn on(version: Version) -> Self {
+        Self::fresh(&Cluster::shared(version).await).await
+    }
+
+    pub fn url(&self) -> String {
+        self.cluster.url(&self.name)
+    }
+
+    pub fn socket_url(&self) -> String {
+        self.cluster.socket_url(&self.name)
+    }
+
+    /// A slot name that no other test has.
+    pub fn slot(&self) -> String {
+        format!("slot_{}", self.name)
+    }
+
+    pub async fn client(&self) -> tokio_postgres::Client {
+        self.cluster.client(&self.name).await
+    }
+
+    pub async fn psql(&self, script: &str) -> String {
+        self.cluster.psql(&self.name, script).await
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let name = &self.name;
+        // An abandoned slot would retain the WAL of all the tests that follow. Dropping the database drops its slots,
+        // but not one that is still in use.
+        let release = format!(
+            "select pg_terminate_backend(active_pid, 5000) from pg_replication_slots
+             where database = '{name}' and active"
+        );
+        let drop = format!("drop database if exists {name} with (force)");
+        // A failure leaves it to the end of the cluster, or says that the test has stopped that already.
+        let _ = Command::new("psql")
+            .args([
+                "--no-psqlrc",
+                "--quiet",
+                "--dbname",
+                &self.cluster.url("postgres"),
+                "-c",
+                &release,
+                "-c",
+                &drop,
+            ])
+            .current_dir(scratch::root())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+    }
+}
