@@ -14,9 +14,8 @@ use tokio::{
 };
 
 use crate::harness::{
-    cluster::{Cluster, Stop, Version},
+    cluster::{Cluster, Stop, Version, on_every_version},
     database::Database,
-    on_every_version,
     wait::{SOON, eventually},
 };
 
@@ -69,18 +68,36 @@ impl Streaming {
     /// What comes until a change of the table `done`, in words; confirmed as it comes.
     async fn until_done(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
-        loop {
+        let mut done = false;
+        while !done {
             let batch = timeout(SOON, self.changes.recv()).await.expect("changes come soon");
             let batch = batch.expect("the session goes on");
             for item in batch.items() {
                 match item {
-                    Item::Change(change) if &*change.relation.table.name == "done" => return lines,
+                    Item::Change(change) if &*change.relation.table.name == "done" => done = true,
                     Item::Change(change) => lines.push(in_words(&change)),
-                    Item::Truncate { relation, .. } => lines.push(format!("truncate {}", relation.table)),
+                    Item::Truncate { relation, .. } => {
+                        lines.push(format!("truncate {}", relation.table))
+                    }
                     Item::Reached(position) => {
                         self.confirmed.send_replace(Some(position));
                     }
                 }
+            }
+        }
+        lines
+    }
+
+    /// Reads on until the server has sent all up to there, and confirms it.
+    async fn until_reached(&mut self, lsn: Lsn) {
+        let is_reached = |position: &Option<Position>| {
+            position.is_some_and(|position| Lsn::from(position.value()) >= lsn)
+        };
+        while !is_reached(&self.confirmed.borrow()) {
+            let batch = timeout(SOON, self.changes.recv()).await.expect("it comes soon");
+            for item in batch.expect("the session goes on").items() {
+                let Item::Reached(position) = item else { panic!("{item:?}") };
+                self.confirmed.send_replace(Some(position));
             }
         }
     }
@@ -201,7 +218,9 @@ on_every_version! {
         );
         streaming.end().await;
     }
+}
 
+on_every_version! {
     async fn an_unchanged_toasted_value_is_the_same_and_never_null(version: Version) {
         let database = Database::on(version).await;
         database
@@ -234,7 +253,9 @@ on_every_version! {
         );
         streaming.end().await;
     }
+}
 
+on_every_version! {
     async fn a_migration_in_the_stream_is_followed_from_its_row_on(version: Version) {
         let database = Database::on(version).await;
         database
@@ -268,7 +289,9 @@ on_every_version! {
         );
         streaming.end().await;
     }
+}
 
+on_every_version! {
     async fn a_graceful_end_confirms_everything_so_nothing_comes_twice(version: Version) {
         let database = Database::on(version).await;
         database
@@ -277,18 +300,18 @@ on_every_version! {
         let mut streaming = Streaming::of(&database, &[]).await;
         database.psql("insert into t values (1); insert into done values (1);").await;
         assert_eq!(streaming.until_done().await, ["insert public.t id ?→1"]);
-        let before = current_lsn(&database).await;
-        // The commit of `done` comes with the batches that are still read at the end.
-        let position = Position::new(u64::from(before));
-        streaming.confirmed.send_replace(Some(position));
+        let committed = current_lsn(&database).await;
+        streaming.until_reached(committed).await;
         streaming.end().await;
-        assert!(confirmed_lsn(&database).await >= before);
+        assert!(confirmed_lsn(&database).await >= committed);
         database.psql("insert into t values (2); insert into done values (2);").await;
         let mut streaming = Streaming::again(&database, &[]).await;
         assert_eq!(streaming.until_done().await, ["insert public.t id ?→2"]);
         streaming.end().await;
     }
+}
 
+on_every_version! {
     async fn an_idle_table_retains_no_log_while_another_is_busy(version: Version) {
         let database = Database::on(version).await;
         database
@@ -305,13 +328,8 @@ on_every_version! {
         let mut streaming = Streaming::again(&database, &[]).await;
         database.psql("insert into busy select generate_series(1, 20000)").await;
         let written = current_lsn(&database).await;
+        streaming.until_reached(written).await;
         eventually(SOON, "the slot follows", async || {
-            while let Ok(batch) = streaming.changes.try_recv() {
-                for item in batch.items() {
-                    let Item::Reached(position) = item else { panic!("{item:?}") };
-                    streaming.confirmed.send_replace(Some(position));
-                }
-            }
             (confirmed_lsn(&database).await >= written).then_some(())
         })
         .await;
@@ -330,7 +348,8 @@ async fn what_was_not_confirmed_comes_again_after_the_connection_was_cut() {
     let first = streaming.until_done().await;
     let slot = database.slot();
     let client = database.client().await;
-    let sql = "select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = $1";
+    let sql =
+        "select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = $1";
     client.execute(sql, &[&slot]).await.unwrap();
     // Whatever it still hands on, it ends with an error, and does not confirm.
     let ended = timeout(SOON, async {
