@@ -2,6 +2,7 @@
 //! <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-START-UP>
 
 use std::collections::HashMap;
+use std::io;
 
 use bytes::BytesMut;
 use fallible_iterator::FallibleIterator as _;
@@ -190,7 +191,7 @@ impl Login<'_> {
     async fn send(
         &self,
         connection: &mut ReplicationConnection,
-        write: impl FnOnce(&mut BytesMut) -> std::io::Result<()>,
+        write: impl FnOnce(&mut BytesMut) -> io::Result<()>,
     ) -> Result<(), ConnectError> {
         connection.send(write).await.map_err(|error| self.failed(error))
     }
@@ -211,7 +212,7 @@ impl Login<'_> {
         }
     }
 
-    fn malformed(&self, source: std::io::Error) -> ConnectError {
+    fn malformed(&self, source: io::Error) -> ConnectError {
         ConnectError::Malformed { host: self.host.clone(), source }
     }
 
@@ -226,6 +227,8 @@ impl Login<'_> {
             Error::Closed => ConnectError::Closed { host },
             Error::Malformed(source) => ConnectError::Malformed { host, source },
             Error::Unsendable(source) => ConnectError::Unsendable { host, source },
+            // No answer to a login is that long: it is not from Postgres.
+            error @ Error::TooLong { .. } => self.malformed(io::Error::other(error)),
             _ => self.unexpected("while logging in"),
         }
     }
