@@ -6,7 +6,7 @@ use postgres_protocol::message::backend::{ErrorFields, ErrorResponseBody};
 use tokio_postgres::error::{DbError, SqlState};
 
 use super::dial::DialError;
-use super::dsn::{DsnError, Host, Target};
+use super::dsn::{Address, DsnError, Host, Target};
 
 /// What the server says is wrong, in its own words and language.
 /// <https://www.postgresql.org/docs/current/protocol-error-fields.html>
@@ -267,11 +267,19 @@ impl ConnectError {
                 "check the password and the user, or set it anew: ALTER ROLE {} PASSWORD '…'",
                 super::quote_identifier(user)
             )),
-            ConnectError::NotAdmitted { user, database, .. } => Some(format!(
-                "the role must exist with LOGIN, and pg_hba.conf needs a line such as \
-                 \"host {database} {user} 127.0.0.1/32 scram-sha-256\"; logical replication \
-                 matches the database's name there, not the keyword replication"
-            )),
+            ConnectError::NotAdmitted { host, user, database, .. } => {
+                let line = match host.address {
+                    Address::Unix(_) => format!("local {database} {user} scram-sha-256"),
+                    Address::Name(_) | Address::Fixed { .. } => {
+                        format!("host {database} {user} ADDRESS/32 scram-sha-256")
+                    }
+                };
+                Some(format!(
+                    "the role must exist with LOGIN, and pg_hba.conf needs a line such as \
+                     \"{line}\"; logical replication matches the database's name there, not the \
+                     keyword replication"
+                ))
+            }
             ConnectError::NotReplicationRole { user, .. } => {
                 let role = super::quote_identifier(user);
                 Some(format!(
