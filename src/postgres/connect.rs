@@ -151,7 +151,7 @@ impl Login for OrdinaryLogin<'_> {
                 let server = ServerError::from(server);
                 ConnectError::refused(target, host, password.is_some(), server)
             }
-            None => ConnectError::Client { host: host.clone(), source: error },
+            None => ConnectError::client(host, error),
         };
 
         let mut session = Config::new();

@@ -172,7 +172,7 @@ async fn use_certificate(cluster: &Cluster, folder: &Path, name: &str) {
 }
 
 /// A server whose certificate is for `localhost`, and the folder of its authority.
-async fn tls_cluster() -> (Cluster, tempfile::TempDir) {
+async fn tls_cluster(version: Version) -> (Cluster, tempfile::TempDir) {
     let folder = scratch::folder("tls");
     openssl(
         folder.path(),
@@ -183,7 +183,7 @@ async fn tls_cluster() -> (Cluster, tempfile::TempDir) {
         "req -x509 -nodes -newkey rsa:2048 -keyout other.key -subj /CN=other -days 2 -out other.crt",
     );
     certificate(folder.path(), "rsa", "localhost", "rsa:2048", "-sha256");
-    let cluster = Cluster::start(Version::DEFAULT, &[]).await;
+    let cluster = Cluster::start(version, &[]).await;
     cluster.place("ca.crt", &fs::read(folder.path().join("ca.crt")).expect("openssl made it"));
     cluster.set(&[("ssl", "on"), ("ssl_ca_file", "ca.crt")]);
     cluster
@@ -201,7 +201,7 @@ async fn tls_cluster() -> (Cluster, tempfile::TempDir) {
 
 #[tokio::test]
 async fn each_sslmode_protects_as_much_as_libpq_says() {
-    let (cluster, folder) = tls_cluster().await;
+    let (cluster, folder) = tls_cluster(Version::DEFAULT).await;
     let path = folder.path().display();
     let url = |host: &str, options: &str| {
         format!("postgres://postgres@{host}:{}/postgres?{options}", cluster.port())
@@ -274,8 +274,19 @@ async fn each_sslmode_protects_as_much_as_libpq_says() {
 }
 
 #[tokio::test]
+async fn tls_without_asking_first_works_where_the_server_knows_it() {
+    let (cluster, folder) = tls_cluster(Version::V17).await;
+    let (port, path) = (cluster.port(), folder.path().display());
+    let options = format!("sslnegotiation=direct&sslmode=verify-full&sslrootcert={path}/ca.crt");
+    let bound = "scram:pw@localhost";
+    for login in ["postgres@localhost", bound] {
+        assert!(expect_login(&format!("postgres://{login}:{port}/postgres?{options}")).await);
+    }
+}
+
+#[tokio::test]
 async fn a_servers_own_certificate_may_be_the_root_even_if_it_is_an_authoritys() {
-    let (cluster, folder) = tls_cluster().await;
+    let (cluster, folder) = tls_cluster(Version::DEFAULT).await;
     openssl(
         folder.path(),
         "req -x509 -nodes -newkey rsa:2048 -keyout own.key -subj /CN=localhost -days 2 -out own.crt \
@@ -300,7 +311,7 @@ async fn a_servers_own_certificate_may_be_the_root_even_if_it_is_an_authoritys()
 
 #[tokio::test]
 async fn scram_is_bound_to_the_certificate_whatever_signed_it() {
-    let (cluster, folder) = tls_cluster().await;
+    let (cluster, folder) = tls_cluster(Version::DEFAULT).await;
     let url = format!(
         "postgres://scram:pw@localhost:{}/postgres?sslmode=require&channel_binding=",
         cluster.port()
@@ -331,7 +342,7 @@ async fn scram_is_bound_to_the_certificate_whatever_signed_it() {
 
 #[tokio::test]
 async fn a_client_certificate_logs_in() {
-    let (cluster, folder) = tls_cluster().await;
+    let (cluster, folder) = tls_cluster(Version::DEFAULT).await;
     certificate(folder.path(), "client", "cert", "rsa:2048", "-sha256");
     let (port, path) = (cluster.port(), folder.path().display());
     let url = format!("postgres://cert@localhost:{port}/postgres?sslmode=require");
@@ -584,6 +595,10 @@ async fn a_server_that_is_not_postgres_or_says_nothing_is_told_apart() {
             ),
         };
         assert!(fits, "{options} {answer:?}: {error:?}");
+        let ordinary = timeout(SOON, postgres::connect(&dsn(&url), NAME)).await;
+        let ordinary = ordinary.expect("it ends").err().expect("there is no server");
+        // tokio-postgres takes the beginning of an HTTP answer for a message that breaks off.
+        assert!(ordinary.is_transient() || !error.is_transient(), "{ordinary:?}, {error:?}");
         server.abort();
     }
 }
