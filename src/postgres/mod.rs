@@ -126,3 +126,42 @@ impl TryFrom<String> for TimeZone {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_table_is_what_libpq_finds_by_itself() {
+        let config: Config = toml::from_str("").unwrap();
+        assert_eq!(config.url, Dsn::default());
+        assert_eq!((config.slot.as_str(), config.publication.as_str()), ("rowcast", "rowcast"));
+        assert_eq!(config.publish_columns, PublishColumns::All);
+        assert_eq!(config.timezone, TimeZone(jiff::tz::TimeZone::UTC));
+    }
+
+    #[test]
+    fn every_value_is_checked_where_it_is_read() {
+        let good = r#"
+            url = "postgres://rowcast:one@localhost/shop"
+            password = "two"
+            slot = "shop_1"
+            publication = "Shop"
+            publish_columns = "named"
+            timezone = "Europe/Berlin"
+        "#;
+        let config: Config = toml::from_str(good).unwrap();
+        assert_eq!(config.dsn(), "postgres://rowcast:two@localhost/shop".parse().unwrap());
+        for (bad, expected) in [
+            ("url = 'mysql://h'", "begins with postgres://"),
+            ("slot = 'Shop'", "a-z, 0-9 and _"),
+            ("publication = ''", "the name is empty"),
+            ("timezone = 'Mars/Olympus'", "is not a time zone"),
+            ("publish_columns = 'some'", "expected `all` or `named`"),
+            ("urls = 'postgres://h'", "unknown field `urls`"),
+        ] {
+            let error = toml::from_str::<Config>(bad).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}
