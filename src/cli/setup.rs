@@ -32,7 +32,7 @@ pub(super) use report::Report;
 Examples:
   rowcast setup --url postgres://shop@127.0.0.1/shop
   rowcast setup --print | psql shop")]
-pub struct Args {
+pub(super) struct Args {
     /// Log in with this instead of [database] url: the owner of the tables
     #[arg(long, value_name = "DSN")]
     url: Option<Dsn>,
@@ -80,7 +80,7 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
 }
 
 /// Does what `args` asks for.
-pub async fn setup(
+pub(super) async fn setup(
     args: &Args,
     database: &postgres::Config,
     rules: &Rules,

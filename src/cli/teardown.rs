@@ -17,7 +17,7 @@ use crate::postgres::{self, Dsn, identity};
 Examples:
   rowcast teardown --url postgres://shop@127.0.0.1/shop
   rowcast teardown --print | psql shop")]
-pub struct Args {
+pub(super) struct Args {
     /// Log in with this instead of [database] url: the owner of the tables
     #[arg(long, value_name = "DSN")]
     url: Option<Dsn>,
@@ -39,7 +39,7 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
 }
 
 /// Does what `args` asks for.
-pub async fn teardown(args: &Args, database: &postgres::Config) -> anyhow::Result<()> {
+pub(super) async fn teardown(args: &Args, database: &postgres::Config) -> anyhow::Result<()> {
     let own = database.dsn();
     let owner = args.url.as_ref().unwrap_or(&own);
     let session = postgres::connect(owner, SESSION_NAME).await?;

@@ -13,7 +13,7 @@ use crate::postgres::snapshot::Snapshot;
 use crate::route::{Problem, TableNeeds};
 
 /// The database as it is now, held against what the rules need of it.
-pub struct Inspection {
+pub(super) struct Inspection {
     snapshot: Snapshot,
     problems: Vec<Problem>,
     findings: Vec<Finding>,
