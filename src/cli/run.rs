@@ -1,11 +1,18 @@
 //! `rowcast run`: the daemon.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
+
+use anyhow::Context;
 
 use super::{Global, rules, signal};
 use crate::config::Loaded;
 use crate::deliver::{Deliver, RejectedFile, Sink, pusher};
 use crate::pipeline::{self, End, Slot};
+
+/// What was refused holds data of rows.
+const OWNER_ONLY: u32 = 0o700;
 
 /// Streams changes and delivers notifications until it is stopped
 ///
@@ -52,6 +59,12 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
 fn sink(loaded: &Loaded) -> anyhow::Result<Sink> {
     let client = pusher::Client::new(&loaded.config.pusher)
         .map_err(|error| loaded.refuse_option(&format!("pusher.{}", error.option()), &error))?;
-    let path = loaded.config.run.state_dir.join("rejected.jsonl");
+    let folder = &loaded.config.run.state_dir;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(OWNER_ONLY)
+        .create(folder)
+        .with_context(|| format!("cannot make the state folder {}", folder.display()))?;
+    let path = folder.join("rejected.jsonl");
     Ok(Sink::Pusher(client, RejectedFile::open(path, RejectedFile::MAX)?))
 }

@@ -7,5 +7,6 @@ mod connect;
 mod harness;
 mod harness_itself;
 mod imports;
+mod main_job;
 mod tls;
 mod wal;
