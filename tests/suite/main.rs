@@ -1,5 +1,6 @@
 //! Tests of the whole, on real servers: `tests/run` installs these and runs everything.
 
+mod deliver;
 #[expect(unreachable_pub, reason = "nothing of a test binary can be reached from outside")]
 #[allow(dead_code, reason = "it is complete before all the tests are there that use it")]
 mod harness;
