@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use minijinja::value::Object;
-use minijinja::{Error, Value};
+use minijinja::{Error, ErrorKind, Value};
 
-use super::engine::{ENGINE, FUNCTIONS};
+use super::engine::{self, ENGINE, FUNCTIONS};
+use super::lex;
 use super::value::{Numerics, to_engine};
 use super::view::{Known, Scope, View};
 use crate::change::Relation;
@@ -83,7 +84,7 @@ impl Reads {
             reads.add(name, false);
         }
         // MiniJinja's list lacks what is sliced: `title[:10]`.
-        for name in indexed_names(source) {
+        for name in lex::indexed_names(source) {
             reads.add(name, true);
         }
         reads.variables.sort_by_key(|variable| *variable as u8);
@@ -264,6 +265,7 @@ pub(super) struct Expression {
 impl Expression {
     pub(super) fn parse(source: &str) -> Result<Expression, Error> {
         let compiled = ENGINE.compile_expression_owned(source.to_owned())?;
+        check_names(source)?;
         let reads = Reads::of(compiled.undeclared_variables(true), source);
         Ok(Expression { compiled, reads })
     }
@@ -306,6 +308,22 @@ impl BoundExpression {
     }
 }
 
+/// MiniJinja looks filters and tests up only when it comes across them, which
+/// would be at the first row.
+fn check_names(source: &str) -> Result<(), Error> {
+    for filter in lex::filters(source) {
+        if !engine::has("filter", &filter) {
+            return Err(Error::new(ErrorKind::UnknownFilter, filter));
+        }
+    }
+    for test in lex::tests(source) {
+        if !engine::has("test", &test) {
+            return Err(Error::new(ErrorKind::UnknownTest, test));
+        }
+    }
+    Ok(())
+}
+
 /// A whole template with `{% %}` blocks.
 #[derive(Debug)]
 pub(super) struct Block {
@@ -319,6 +337,7 @@ impl Block {
     pub(super) fn parse(source: &str) -> Result<Block, Error> {
         let mut env = ENGINE.clone();
         env.add_template_owned(BLOCK, source.to_owned())?;
+        lex::tags(source).try_for_each(check_names)?;
         let reads = Reads::of(env.get_template(BLOCK)?.undeclared_variables(true), source);
         Ok(Block { env, reads })
     }
@@ -346,17 +365,4 @@ impl BoundBlock {
             Err(error) => Outcome::Failed(error),
         }
     }
-}
-
-/// Dotted names that stand before a `[`.
-fn indexed_names(source: &str) -> impl Iterator<Item = &str> {
-    source.match_indices('[').filter_map(|(bracket, _)| {
-        let before = source[..bracket].trim_end();
-        let start = before
-            .rfind(|c: char| !(c.is_alphanumeric() || c == '_' || c == '.'))
-            .map_or(0, |end| end + before[end..].chars().next().map_or(1, char::len_utf8));
-        let name = &before[start..];
-        let starts_well = name.starts_with(|c: char| c.is_alphabetic() || c == '_');
-        (starts_well && !name.ends_with('.')).then_some(name)
-    })
 }
