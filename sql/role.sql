@@ -13,9 +13,10 @@
 -- Another name than rowcast: --set=role=NAME. Without a password (peer or
 -- certificate): leave --set=password away.
 --
--- Hosted servers differ in one line:
---   Amazon RDS, Aurora   GRANT rds_replication TO rowcast;  instead of REPLICATION;
---                        and rds.logical_replication = 1 in the parameter group
+-- Hosted servers:
+--   Amazon RDS, Aurora   --set=rds=1, which grants rds_replication instead of
+--                        REPLICATION; rds.logical_replication = 1 in the
+--                        parameter group
 --   Azure                wal_level = logical under "Server parameters"; the
 --                        administrator may give REPLICATION as below
 --   Google Cloud SQL     the flag cloudsql.logical_decoding = on; REPLICATION as below
@@ -37,8 +38,12 @@
 SELECT format('CREATE ROLE %I', :'role')
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'role') \gexec
 
-ALTER ROLE :"role" LOGIN REPLICATION NOINHERIT
-  NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS;
+\if :{?rds}
+  ALTER ROLE :"role" LOGIN;
+  GRANT rds_replication TO :"role";
+\else
+  ALTER ROLE :"role" LOGIN REPLICATION;
+\endif
 
 \if :{?password}
   ALTER ROLE :"role" PASSWORD :'password';

@@ -9,5 +9,6 @@ mod harness;
 mod harness_itself;
 mod imports;
 mod main_job;
+mod setup;
 mod tls;
 mod wal;
