@@ -414,7 +414,7 @@ async fn an_endpoint_that_was_away_gets_everything_in_order() {
     for n in 1..=100 {
         session.send(vec![post(n % 7, n)]).await;
     }
-    endpoint.come_back().await;
+    endpoint.come_back();
     session.wait_confirmed(100).await;
     assert_in_order(&endpoint.accepted(), 100);
     endpoint.assert_strict();

@@ -222,7 +222,7 @@ impl Endpoint {
         }
     }
 
-    pub async fn come_back(&mut self) {
+    pub fn come_back(&mut self) {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_reuseaddr(true).expect("an option of every socket");
         socket.bind(self.address).expect("the port is still free");
@@ -333,7 +333,7 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
             let probe = shared.state().probe.clone();
             match probe {
                 None => answer(&mut stream, 200, &[], r#"{"channels":{}}"#).await,
-                Some(fault) => drop(meet(&mut stream, &fault).await),
+                Some(fault) => meet(&mut stream, &fault).await,
             }
         }
         Ok(Asked::Publish(events)) => {
