@@ -259,7 +259,14 @@ pub(super) struct Evaluated {
 #[derive(Debug)]
 pub(super) struct Expression {
     compiled: minijinja::Expression<'static, 'static>,
+    numerics: Numerics,
     pub reads: Reads,
+}
+
+/// A numeric keeps its digits where it is only printed, and is a number where
+/// text would compare or multiply as text does.
+fn numerics(source: &str) -> Numerics {
+    if lex::computes(source) { Numerics::Number } else { Numerics::Text }
 }
 
 impl Expression {
@@ -267,7 +274,7 @@ impl Expression {
         let compiled = ENGINE.compile_expression_owned(source.to_owned())?;
         check_names(source)?;
         let reads = Reads::of(compiled.undeclared_variables(true), source);
-        Ok(Expression { compiled, reads })
+        Ok(Expression { compiled, numerics: numerics(source), reads })
     }
 }
 
@@ -284,7 +291,7 @@ impl BoundExpression {
     }
 
     pub(super) fn evaluate(&self, view: &View<'_>) -> Outcome<Evaluated> {
-        self.run(view, Numerics::Text)
+        self.run(view, self.expression.numerics)
     }
 
     /// As a condition: `None` if it is unknown, or cannot be told.
@@ -328,6 +335,7 @@ fn check_names(source: &str) -> Result<(), Error> {
 #[derive(Debug)]
 pub(super) struct Block {
     env: minijinja::Environment<'static>,
+    numerics: Numerics,
     pub reads: Reads,
 }
 
@@ -339,7 +347,9 @@ impl Block {
         env.add_template_owned(BLOCK, source.to_owned())?;
         lex::tags(source).try_for_each(check_names)?;
         let reads = Reads::of(env.get_template(BLOCK)?.undeclared_variables(true), source);
-        Ok(Block { env, reads })
+        let computes = lex::tags(source).any(|tag| numerics(tag) == Numerics::Number);
+        let numerics = if computes { Numerics::Number } else { Numerics::Text };
+        Ok(Block { env, numerics, reads })
     }
 }
 
@@ -355,7 +365,7 @@ impl BoundBlock {
     }
 
     pub(super) fn render(&self, view: &View<'_>) -> Outcome<String> {
-        let (context, touched) = self.reads.context(view, Numerics::Text);
+        let (context, touched) = self.reads.context(view, self.block.numerics);
         let result = self.block.env.get_template(BLOCK).and_then(|block| block.render(context));
         if touched.unknown.load(Relaxed) {
             return Outcome::Unknown;
