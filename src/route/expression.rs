@@ -87,8 +87,6 @@ impl Reads {
         for name in lex::indexed_names(source) {
             reads.add(name, true);
         }
-        reads.variables.sort_by_key(|variable| *variable as u8);
-        reads.variables.dedup();
         reads
     }
 
@@ -191,17 +189,18 @@ impl BoundReads {
                 })
                 .collect()
         };
-        let fields_of = |scope| Fields { fields: fields(scope), touched: touched.clone() };
         let mut top = fields(Scope::Row);
-        for variable in &self.variables {
-            let name = Variable::ALL.into_iter().find(|(_, known)| known == variable);
-            let name = name.map_or("", |(name, _)| name);
-            top.retain(|(column, _)| &**column != name);
-            top.push((name.into(), variable.value(view)));
+        for (name, variable) in Variable::ALL {
+            if self.variables.contains(&variable) {
+                top.push((name.into(), variable.value(view)));
+            }
         }
         for (name, scope) in [("new", Scope::New), ("old", Scope::Old)] {
-            top.retain(|(column, _)| &**column != name);
-            top.push((name.into(), Some(Value::from_object(fields_of(scope)))));
+            let fields = fields(scope);
+            if !fields.is_empty() {
+                let row = Fields { fields, touched: touched.clone() };
+                top.push((name.into(), Some(Value::from_object(row))));
+            }
         }
         (Value::from_object(Fields { fields: top, touched: touched.clone() }), touched)
     }
