@@ -87,8 +87,6 @@ impl Reads {
         for name in lex::indexed_names(source) {
             reads.add(name, true);
         }
-        reads.variables.sort_by_key(|variable| *variable as u8);
-        reads.variables.dedup();
         reads
     }
 
@@ -191,17 +189,18 @@ impl BoundReads {
                 })
                 .collect()
         };
-        let fields_of = |scope| Fields { fields: fields(scope), touched: touched.clone() };
         let mut top = fields(Scope::Row);
-        for variable in &self.variables {
-            let name = Variable::ALL.into_iter().find(|(_, known)| known == variable);
-            let name = name.map_or("", |(name, _)| name);
-            top.retain(|(column, _)| &**column != name);
-            top.push((name.into(), variable.value(view)));
+        for (name, variable) in Variable::ALL {
+            if self.variables.contains(&variable) {
+                top.push((name.into(), variable.value(view)));
+            }
         }
         for (name, scope) in [("new", Scope::New), ("old", Scope::Old)] {
-            top.retain(|(column, _)| &**column != name);
-            top.push((name.into(), Some(Value::from_object(fields_of(scope)))));
+            let fields = fields(scope);
+            if !fields.is_empty() {
+                let row = Fields { fields, touched: touched.clone() };
+                top.push((name.into(), Some(Value::from_object(row))));
+            }
         }
         (Value::from_object(Fields { fields: top, touched: touched.clone() }), touched)
     }
@@ -259,7 +258,14 @@ pub(super) struct Evaluated {
 #[derive(Debug)]
 pub(super) struct Expression {
     compiled: minijinja::Expression<'static, 'static>,
+    numerics: Numerics,
     pub reads: Reads,
+}
+
+/// A numeric keeps its digits where it is only printed, and is a number where
+/// text would compare or multiply as text does.
+fn numerics(source: &str) -> Numerics {
+    if lex::computes(source) { Numerics::Number } else { Numerics::Text }
 }
 
 impl Expression {
@@ -267,7 +273,7 @@ impl Expression {
         let compiled = ENGINE.compile_expression_owned(source.to_owned())?;
         check_names(source)?;
         let reads = Reads::of(compiled.undeclared_variables(true), source);
-        Ok(Expression { compiled, reads })
+        Ok(Expression { compiled, numerics: numerics(source), reads })
     }
 }
 
@@ -284,7 +290,7 @@ impl BoundExpression {
     }
 
     pub(super) fn evaluate(&self, view: &View<'_>) -> Outcome<Evaluated> {
-        self.run(view, Numerics::Text)
+        self.run(view, self.expression.numerics)
     }
 
     /// As a condition: `None` if it is unknown, or cannot be told.
@@ -328,6 +334,7 @@ fn check_names(source: &str) -> Result<(), Error> {
 #[derive(Debug)]
 pub(super) struct Block {
     env: minijinja::Environment<'static>,
+    numerics: Numerics,
     pub reads: Reads,
 }
 
@@ -339,7 +346,9 @@ impl Block {
         env.add_template_owned(BLOCK, source.to_owned())?;
         lex::tags(source).try_for_each(check_names)?;
         let reads = Reads::of(env.get_template(BLOCK)?.undeclared_variables(true), source);
-        Ok(Block { env, reads })
+        let computes = lex::tags(source).any(|tag| numerics(tag) == Numerics::Number);
+        let numerics = if computes { Numerics::Number } else { Numerics::Text };
+        Ok(Block { env, numerics, reads })
     }
 }
 
@@ -355,7 +364,7 @@ impl BoundBlock {
     }
 
     pub(super) fn render(&self, view: &View<'_>) -> Outcome<String> {
-        let (context, touched) = self.reads.context(view, Numerics::Text);
+        let (context, touched) = self.reads.context(view, self.block.numerics);
         let result = self.block.env.get_template(BLOCK).and_then(|block| block.render(context));
         if touched.unknown.load(Relaxed) {
             return Outcome::Unknown;

@@ -61,6 +61,13 @@ pub(super) fn tags(source: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// Whether it compares or calculates, rather than only prints and filters.
+pub(super) fn computes(source: &str) -> bool {
+    let bare = unquoted(source);
+    let signs = ["<", ">", "==", "!=", "+", "-", "*", "/", "%"];
+    signs.into_iter().any(|sign| bare.contains(sign))
+}
+
 fn first_word(text: &str) -> Option<String> {
     let text = text.trim_start();
     let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(text.len());
@@ -119,6 +126,8 @@ mod tests {
             indexed_names("new.title[:3] ~ a [0] ~ [b]").collect::<Vec<_>>(),
             ["new.title", "a"]
         );
+        assert!(computes("a > 1") && computes("(a * 2) | number_format(decimals=2)"));
+        assert!(!computes("a | number_format(decimals=2) ~ ' - '"));
         let found: Vec<&str> = tags("a {{ b }} c {% if d %} e").collect();
         assert_eq!(found, [" b ", " if d "]);
     }
