@@ -1,3 +1,51 @@
+//! rowcast reads committed row changes from Postgres, turns them into
+//! notifications by rules, and pushes these to a Pusher-compatible server.
+//!
+//! # The way of the data
+//!
+//! ```text
+//!  source ──changes──▶ route ──notifications──▶ deliver ──▶ endpoint
+//!    ▲                                             │
+//!    └──────────────── position ◀──────────────────┘
+//! ```
+//!
+//! [`pipeline`] is this drawing as a program: the tasks, the queues between
+//! them, and the order in which they end.
+//!
+//! # Layout
+//!
+//! In the order of the data, the words that stages share first:
+//!
+//! - [`change`]: a batch of row changes over one block of bytes, and positions.
+//! - [`source`]: where changes come from. [`source::wal`] streams logical
+//!   replication.
+//! - [`route`]: rules; a change in, notifications out. Pure.
+//! - [`notification`]: what is sent, complete.
+//! - [`deliver`]: lanes, requests, retries; what is refused for good is written
+//!   to a file.
+//! - [`acknowledge`]: the frontier, which says what may be confirmed. Pure.
+//! - [`postgres`]: ordinary Postgres: connecting, and what setup makes and
+//!   checks.
+//! - [`config`]: the file; [`cli`]: the command line; [`observe`]: the log;
+//!   [`secret`]: text that must not be printed.
+//!
+//! # Invariants
+//!
+//! 1. A position is confirmed only when every notification at or below it was
+//!    accepted, or written to the rejected file. With nothing pending, a
+//!    keepalive's position is confirmed, so an idle database retains no log.
+//! 2. Positions travel as watermarks: each stage hands on the highest position
+//!    that it has wholly handed on. A commit, an idle keepalive and a stop take
+//!    the same path, and only [`acknowledge::Frontier`] decides.
+//! 3. At each connect the queues are new and the frontier is empty. A session
+//!    confirms only positions that it received itself.
+//! 4. Status updates are driven by time and never wait behind a full queue or a
+//!    slow endpoint.
+//! 5. Notifications of one (entity, id) are sent one request after the other,
+//!    in order.
+//! 6. Memory is bounded by configuration: by what queues hold and what may be
+//!    pending, not by transactions, rows or outages.
+
 pub mod acknowledge;
 pub mod change;
 pub mod cli;
@@ -5,6 +53,7 @@ pub mod config;
 pub mod deliver;
 pub mod notification;
 pub mod observe;
+pub mod pipeline;
 pub mod postgres;
 pub mod route;
 pub mod secret;

@@ -1,1 +1,47 @@
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use rowcast::cli::{self, Cli};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let logs_json = cli.logs_json();
+    if let Err(error) = cli.init_log() {
+        print_chain(&error);
+        return ExitCode::from(cli::exit_code(&error));
+    }
+    let result = tokio::runtime::Runtime::new()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(cli::run(cli)));
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    if logs_json {
+        let (causes, hint) = (causes(&error).join(": "), cli::hint(&error));
+        tracing::error!(causes, hint, "{error}");
+    } else {
+        print_chain(&error);
+    }
+    ExitCode::from(cli::exit_code(&error))
+}
+
+#[expect(clippy::print_stderr, reason = "the one place where a failure is printed")]
+fn print_chain(error: &anyhow::Error) {
+    eprintln!("error: {error}");
+    for cause in causes(error) {
+        eprintln!("caused by: {cause}");
+    }
+    if let Some(hint) = cli::hint(error) {
+        eprintln!("help: {hint}");
+    }
+}
+
+/// What led to the error, without what has been said already: some crates print
+/// their own cause too.
+fn causes(error: &anyhow::Error) -> Vec<String> {
+    let mut said = vec![error.to_string()];
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !said.iter().any(|text| text.contains(&cause)) {
+            said.push(cause);
+        }
+    }
+    said.split_off(1)
+}

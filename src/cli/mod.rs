@@ -1,4 +1,223 @@
-//! The command line.
+//! The command line: one file for each subcommand.
+//!
+//! This is the only place that prints, and the only one that knows clap and
+//! anyhow. A subcommand is a file with its `Args` and one `run`, a variant of
+//! [`Command`] and an arm in [`run`].
 
-pub mod setup;
-pub mod teardown;
+mod echo;
+mod rules;
+mod run;
+mod send;
+mod setup;
+mod signal;
+mod tail;
+mod teardown;
+
+use std::env;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+
+use crate::config::{self, Loaded};
+use crate::deliver::pusher;
+use crate::observe::log;
+use crate::postgres;
+use crate::source::wal;
+
+/// Tells browsers that a row of your Postgres database changed.
+///
+/// rowcast reads every committed change from Postgres, turns each into a small
+/// notification by the rules of its configuration, and pushes it to a
+/// Pusher-compatible server such as Laravel Reverb. Pages that listen with
+/// Laravel Echo or pusher-js then fetch what they show anew.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "\
+Example:
+  rowcast setup --url postgres://postgres@127.0.0.1/shop
+  rowcast run
+
+config.example.toml describes every option of the configuration.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 78 wrong configuration."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every subcommand takes.
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// The configuration [default: ./rowcast.toml, else /etc/rowcast/rowcast.toml]
+    #[arg(short, long, global = true, env = "ROWCAST_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How log lines look
+    #[arg(long, global = true, env = "ROWCAST_LOG_FORMAT", default_value = "auto")]
+    log_format: LogFormat,
+    /// Log more: what is done (-v), or every change (-vv)
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// Log less: only what needs attention (-q), or only failures (-qq)
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "verbose")]
+    quiet: u8,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    /// For people; without times where the journal adds them
+    Auto,
+    /// For people
+    Human,
+    /// One JSON object in each line
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Args),
+    Setup(setup::Args),
+    Teardown(teardown::Args),
+    Tail(tail::Args),
+    Send(send::Args),
+}
+
+impl Cli {
+    /// From here on log lines go to stderr as the command line asks.
+    pub fn init_log(&self) -> anyhow::Result<()> {
+        log::init(self.global.log_format.format(), &self.global.directives(&self.command))?;
+        Ok(())
+    }
+
+    /// Whether programs read stderr.
+    pub fn logs_json(&self) -> bool {
+        self.global.log_format.format() == log::Format::Json
+    }
+}
+
+/// Runs the subcommand to its end.
+pub async fn run(cli: Cli) -> anyhow::Result<()> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Run(args) => run::run(args, &global).await,
+        Command::Setup(args) => setup::run(args, &global).await,
+        Command::Teardown(args) => teardown::run(args, &global).await,
+        Command::Tail(args) => tail::run(args, &global).await,
+        Command::Send(args) => send::run(args, &global).await,
+    }
+}
+
+/// What the process returns to its caller for a failure.
+/// 78 is `EX_CONFIG` of sysexits.h: starting again will not help.
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.chain().any(|cause| cause.is::<config::Error>()) { 78 } else { 1 }
+}
+
+/// What the operator can do about a failure, from the outermost error that
+/// knows.
+pub fn hint(error: &anyhow::Error) -> Option<String> {
+    error.chain().find_map(|cause| {
+        if let Some(problem) = cause.downcast_ref::<pusher::Problem>() {
+            return problem.hint().map(str::to_owned);
+        }
+        if let Some(error) = cause.downcast_ref::<postgres::ConnectError>() {
+            return error.hint();
+        }
+        cause.downcast_ref::<wal::connection::Error>()?.hint()
+    })
+}
+
+impl Command {
+    /// Without -v and -q: a daemon tells of its life, a one-shot command only
+    /// of trouble, since it prints its own result.
+    fn is_daemon(&self) -> bool {
+        match self {
+            Command::Run(_) => true,
+            Command::Setup(_) | Command::Teardown(_) | Command::Tail(_) | Command::Send(_) => false,
+        }
+    }
+}
+
+impl LogFormat {
+    fn format(self) -> log::Format {
+        let colour = io::stderr().is_terminal() && !is_set("NO_COLOR");
+        match self {
+            LogFormat::Auto => log::Format::Human { colour, times: !is_set("JOURNAL_STREAM") },
+            LogFormat::Human => log::Format::Human { colour, times: true },
+            LogFormat::Json => log::Format::Json,
+        }
+    }
+}
+
+fn is_set(variable: &str) -> bool {
+    env::var_os(variable).is_some_and(|value| !value.is_empty())
+}
+
+impl Global {
+    /// Reads the configuration and logs its warnings.
+    fn load_config(&self) -> Result<Loaded, config::Error> {
+        let loaded = self.find_config()?;
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(loaded)
+    }
+
+    fn find_config(&self) -> Result<Loaded, config::Error> {
+        let env = |name: &str| env::var(name).ok();
+        if let Some(path) = &self.config {
+            return config::load(path, &env);
+        }
+        let mut tried = Vec::new();
+        for path in ["rowcast.toml", "/etc/rowcast/rowcast.toml"] {
+            match config::load(Path::new(path), &env) {
+                Err(config::Error::NotFound { .. }) => tried.push(PathBuf::from(path)),
+                result => return result,
+            }
+        }
+        Err(config::Error::NotFound { tried })
+    }
+
+    /// -v and -q speak of rowcast itself; RUST_LOG, without them, of anything.
+    fn directives(&self, command: &Command) -> String {
+        let usual = if command.is_daemon() { 2 } else { 1 };
+        let steps = i16::from(self.verbose) - i16::from(self.quiet);
+        if steps == 0
+            && let Some(directives) = env::var("RUST_LOG").ok().filter(|text| !text.is_empty())
+        {
+            return directives;
+        }
+        match usual + steps {
+            ..=0 => "error".to_owned(),
+            1 => "warn".to_owned(),
+            2 => "warn,rowcast=info".to_owned(),
+            3 => "warn,rowcast=debug".to_owned(),
+            4.. => "info,rowcast=trace".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_says_what_it_is_for_and_shows_an_example() {
+        for command in Cli::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example"), "{}", command.get_name());
+        }
+    }
+}

@@ -8,14 +8,15 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio_postgres::Client;
 
+use super::{Global, rules};
 use crate::change::{Relation, ReplicaIdentity};
+use crate::pipeline::needs_of;
 use crate::postgres::checks::{Expected, Finding, Kind, check};
-use crate::postgres::need::{IdentityNeed, Need};
+use crate::postgres::need::Need;
 use crate::postgres::plan::{self, Identities};
 use crate::postgres::snapshot::Snapshot;
-use crate::postgres::standby::APPLICATION_NAME;
 use crate::postgres::statement::Statement;
-use crate::postgres::{self, Dsn, PublishColumns, identity};
+use crate::postgres::{self, APPLICATION_NAME, Dsn, PublishColumns, identity};
 use crate::route::{self, Rules};
 
 pub(super) use report::Report;
@@ -31,7 +32,7 @@ pub(super) use report::Report;
 Examples:
   rowcast setup --url postgres://shop@127.0.0.1/shop
   rowcast setup --print | psql shop")]
-pub struct Args {
+pub(super) struct Args {
     /// Log in with this instead of [database] url: the owner of the tables
     #[arg(long, value_name = "DSN")]
     url: Option<Dsn>,
@@ -72,24 +73,14 @@ fn needs(
     Ok(needs_of(&rules.tables(&relations)))
 }
 
-/// The same in the words of `postgres`.
-pub(super) fn needs_of(tables: &[route::TableNeeds<'_>]) -> Vec<Need> {
-    tables
-        .iter()
-        .map(|table| Need {
-            oid: table.relation.oid,
-            columns: table.columns.clone(),
-            identity: table
-                .identity
-                .iter()
-                .map(|(column, rule)| IdentityNeed { column: *column, rule: rule.clone() })
-                .collect(),
-        })
-        .collect()
+pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
+    let loaded = global.load_config()?;
+    let rules = rules::compile(&loaded)?;
+    setup(&args, &loaded.config.database, &rules, |problems| Ok(loaded.refuse(problems)?)).await
 }
 
 /// Does what `args` asks for.
-pub async fn setup(
+pub(super) async fn setup(
     args: &Args,
     database: &postgres::Config,
     rules: &Rules,

@@ -1,5 +1,6 @@
 //! `rowcast teardown`: takes back what `setup` made.
 
+use super::Global;
 use super::setup::{Report, SESSION_NAME, execute};
 use crate::postgres::plan::{self, Identities};
 use crate::postgres::snapshot::Snapshot;
@@ -16,7 +17,7 @@ use crate::postgres::{self, Dsn, identity};
 Examples:
   rowcast teardown --url postgres://shop@127.0.0.1/shop
   rowcast teardown --print | psql shop")]
-pub struct Args {
+pub(super) struct Args {
     /// Log in with this instead of [database] url: the owner of the tables
     #[arg(long, value_name = "DSN")]
     url: Option<Dsn>,
@@ -32,8 +33,13 @@ pub struct Args {
     json: bool,
 }
 
+pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
+    let loaded = global.load_config()?;
+    teardown(&args, &loaded.config.database).await
+}
+
 /// Does what `args` asks for.
-pub async fn teardown(args: &Args, database: &postgres::Config) -> anyhow::Result<()> {
+pub(super) async fn teardown(args: &Args, database: &postgres::Config) -> anyhow::Result<()> {
     let own = database.dsn();
     let owner = args.url.as_ref().unwrap_or(&own);
     let session = postgres::connect(owner, SESSION_NAME).await?;

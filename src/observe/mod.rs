@@ -1,1 +1,3 @@
-//! How rowcast is watched: its logs.
+//! What the operator sees of a running process.
+
+pub mod log;

@@ -8,13 +8,13 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_postgres::config::{self, SslMode, SslNegotiation};
+use tokio_postgres::config;
 use tokio_postgres::tls::{self, TlsConnect, TlsStream};
 use tokio_postgres::{Client, Config};
 use tracing::debug;
 
 use super::dial::{DialError, Stream, dial_host};
-use super::dsn::{ChannelBinding, Dsn, Host, SessionAttributes, Target};
+use super::dsn::{ChannelBinding, Dsn, Host, SessionAttributes, SslMode, Target};
 use super::error::{ConnectError, ServerError};
 
 /// How values are written, whatever role, database and server are set to.
@@ -73,19 +73,31 @@ impl End {
 /// That of the last host tried. A login that was refused ends the search.
 pub async fn connect(dsn: &Dsn, application_name: &str) -> Result<Connection, ConnectError> {
     let target = Target::of(dsn)?;
-    first_host(&target, async |host| connect_host(&target, host, application_name).await).await
+    first_session(&target, &OrdinaryLogin { target: &target, application_name }).await
 }
 
-/// What `attempt` gives for the first host where it succeeds, or its error for
-/// the last one that it makes sense to try.
-pub(crate) async fn first_host<T>(
+/// How a byte stream becomes a session. A trait and not an async closure, since
+/// the future of one that borrows is not known to be `Send`.
+pub(crate) trait Login: Sync {
+    type Session: Send;
+
+    fn log_in(
+        &self,
+        host: &Host,
+        stream: Stream,
+    ) -> impl Future<Output = Result<Self::Session, ConnectError>> + Send;
+}
+
+/// A session with the first host where `login` succeeds, or its error for the
+/// last one that it makes sense to try.
+pub(crate) async fn first_session<L: Login>(
     target: &Target,
-    mut attempt: impl AsyncFnMut(&Host) -> Result<T, ConnectError>,
-) -> Result<T, ConnectError> {
+    login: &L,
+) -> Result<L::Session, ConnectError> {
     let mut hosts = target.hosts.iter().peekable();
     loop {
         let host = hosts.next().expect("a target has a host");
-        match attempt(host).await {
+        match session(target, host, login).await {
             Err(error) if error.concerns_host() && hosts.peek().is_some() => {
                 debug!(%host, %error, "trying the next host");
             }
@@ -94,8 +106,25 @@ pub(crate) async fn first_host<T>(
     }
 }
 
-/// Bounds logging in, which libpq counts into the same time as dialling.
-pub(crate) async fn login_timeout<T>(
+async fn session<L: Login>(
+    target: &Target,
+    host: &Host,
+    login: &L,
+) -> Result<L::Session, ConnectError> {
+    let mode = target.ssl.mode;
+    let stream = dial_host(target, host, mode).await?;
+    let encrypted = stream.is_encrypted();
+    match bounded(target, host, login.log_in(host, stream)).await {
+        // A server may have `hostnossl` lines only, which `prefer` goes along with.
+        Err(ConnectError::NotAdmitted { .. }) if mode == SslMode::Prefer && encrypted => {
+            let stream = dial_host(target, host, SslMode::Disable).await?;
+            bounded(target, host, login.log_in(host, stream)).await
+        }
+        result => result,
+    }
+}
+
+async fn bounded<T>(
     target: &Target,
     host: &Host,
     login: impl Future<Output = Result<T, ConnectError>>,
@@ -106,66 +135,64 @@ pub(crate) async fn login_timeout<T>(
         .unwrap_or_else(|_| Err(ConnectError::TimedOut { host: host.clone(), after }))
 }
 
-async fn connect_host(
-    target: &Target,
-    host: &Host,
-    application_name: &str,
-) -> Result<Connection, ConnectError> {
-    let stream = dial_host(target, host).await?;
-    login_timeout(target, host, login(target, host, stream, application_name)).await
+struct OrdinaryLogin<'a> {
+    target: &'a Target,
+    application_name: &'a str,
 }
 
-async fn login(
-    target: &Target,
-    host: &Host,
-    stream: Stream,
-    application_name: &str,
-) -> Result<Connection, ConnectError> {
-    let password = target.password(host);
-    let failed = |error: tokio_postgres::Error| match error.as_db_error() {
-        Some(server) => {
-            let server = ServerError::from(server);
-            ConnectError::refused(target, host, password.is_some(), server)
+impl Login for OrdinaryLogin<'_> {
+    type Session = Connection;
+
+    async fn log_in(&self, host: &Host, stream: Stream) -> Result<Connection, ConnectError> {
+        let OrdinaryLogin { target, application_name } = *self;
+        let password = target.password(host);
+        let failed = |error: tokio_postgres::Error| match error.as_db_error() {
+            Some(server) => {
+                let server = ServerError::from(server);
+                ConnectError::refused(target, host, password.is_some(), server)
+            }
+            None => ConnectError::client(host, error),
+        };
+
+        let mut session = Config::new();
+        session
+            .user(&target.user)
+            .dbname(&target.database)
+            .application_name(application_name)
+            // Without a password tokio-postgres gives up when asked for one, with an
+            // error that cannot be told apart. An empty one no server accepts.
+            .password(password.as_ref().map_or("", |password| password.expose()))
+            .channel_binding(match target.channel_binding {
+                ChannelBinding::Disable => config::ChannelBinding::Disable,
+                ChannelBinding::Prefer => config::ChannelBinding::Prefer,
+                ChannelBinding::Require => config::ChannelBinding::Require,
+            });
+        if let Some(options) = &target.options {
+            session.options(options);
         }
-        None => ConnectError::Client { host: host.clone(), source: error },
-    };
+        if stream.is_encrypted() {
+            // The request for TLS is behind us: this calls `Encrypted` at once.
+            session
+                .ssl_mode(config::SslMode::Require)
+                .ssl_negotiation(config::SslNegotiation::Direct);
+        } else {
+            session.ssl_mode(config::SslMode::Disable);
+        }
 
-    let mut config = Config::new();
-    config
-        .user(&target.user)
-        .dbname(&target.database)
-        .application_name(application_name)
-        // Without a password tokio-postgres gives up when asked for one, with an
-        // error that cannot be told apart. An empty one no server accepts.
-        .password(password.as_ref().map_or("", |password| password.expose()))
-        .channel_binding(match target.channel_binding {
-            ChannelBinding::Disable => config::ChannelBinding::Disable,
-            ChannelBinding::Prefer => config::ChannelBinding::Prefer,
-            ChannelBinding::Require => config::ChannelBinding::Require,
-        });
-    if let Some(options) = &target.options {
-        config.options(options);
+        let (client, connection) = session.connect_raw(stream, Encrypted).await.map_err(failed)?;
+        if !session_fits(target.session, |name| connection.parameter(name)) {
+            return Err(ConnectError::WrongSession { host: host.clone() });
+        }
+        let task = tokio::spawn(connection);
+        // Not in the startup packet: PgBouncer refuses settings there that it does
+        // not know.
+        let mut settings = String::from("SET idle_session_timeout = 0");
+        for (name, value) in SESSION_SETTINGS {
+            settings.push_str(&format!("; SET {name} = '{value}'"));
+        }
+        client.batch_execute(&settings).await.map_err(failed)?;
+        Ok(Connection { client, end: End { task: Some(task) } })
     }
-    if stream.is_encrypted() {
-        // The request for TLS is behind us: this calls `Encrypted` at once.
-        config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
-    } else {
-        config.ssl_mode(SslMode::Disable);
-    }
-
-    let (client, connection) = config.connect_raw(stream, Encrypted).await.map_err(failed)?;
-    if !session_fits(target.session, |name| connection.parameter(name)) {
-        return Err(ConnectError::WrongSession { host: host.clone() });
-    }
-    let task = tokio::spawn(connection);
-    // Not in the startup packet: PgBouncer refuses settings there that it does
-    // not know.
-    let mut settings = String::from("SET idle_session_timeout = 0");
-    for (name, value) in SESSION_SETTINGS {
-        settings.push_str(&format!("; SET {name} = '{value}'"));
-    }
-    client.batch_execute(&settings).await.map_err(failed)?;
-    Ok(Connection { client, end: End { task: Some(task) } })
 }
 
 /// Whether a session whose server reports `parameter` is one that
@@ -236,5 +263,37 @@ impl AsyncWrite for EncryptedStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_can_be_opened_in_tasks() {
+        fn assert_send(_: impl Send) {}
+        assert_send(connect(&Dsn::default(), "rowcast"));
+    }
+
+    #[test]
+    fn target_session_attrs_are_judged_by_what_the_server_reports() {
+        use SessionAttributes::*;
+
+        for (in_hot_standby, read_only, fitting) in [
+            ("off", "off", vec![Any, ReadWrite, Primary, PreferStandby]),
+            ("off", "on", vec![Any, ReadOnly, Primary, PreferStandby]),
+            ("on", "off", vec![Any, ReadOnly, Standby, PreferStandby]),
+        ] {
+            let parameter = |name: &str| match name {
+                "in_hot_standby" => Some(in_hot_standby),
+                "default_transaction_read_only" => Some(read_only),
+                _ => None,
+            };
+            for attributes in [Any, ReadWrite, ReadOnly, Primary, Standby, PreferStandby] {
+                let fits = session_fits(attributes, parameter);
+                assert_eq!(fits, fitting.contains(&attributes), "{attributes:?}");
+            }
+        }
     }
 }

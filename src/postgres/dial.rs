@@ -115,15 +115,20 @@ pub async fn dial(dsn: &Dsn) -> Result<Stream, DialError> {
     let mut hosts = target.hosts.iter().peekable();
     loop {
         let host = hosts.next().expect("a target has a host");
-        match dial_host(&target, host).await {
+        match dial_host(&target, host, target.ssl.mode).await {
             Err(error) if hosts.peek().is_some() => debug!(%host, %error, "trying the next host"),
             result => return result,
         }
     }
 }
 
-/// A stream to one host. Cancel safe: what was opened is closed.
-pub(crate) async fn dial_host(target: &Target, host: &Host) -> Result<Stream, DialError> {
+/// A stream to one host, with as much TLS as `mode` says. Cancel safe: what was
+/// opened is closed.
+pub(crate) async fn dial_host(
+    target: &Target,
+    host: &Host,
+    mode: SslMode,
+) -> Result<Stream, DialError> {
     let ip = match &host.address {
         // Nobody listens in on a unix socket; libpq too has no TLS there.
         Address::Unix(folder) => {
@@ -142,7 +147,6 @@ pub(crate) async fn dial_host(target: &Target, host: &Host) -> Result<Stream, Di
         Address::Fixed { ip, .. } => vec![SocketAddr::new(*ip, host.port)],
     };
 
-    let mode = target.ssl.mode;
     if mode == SslMode::Disable {
         return Ok(Stream::plain(Transport::Tcp(connect_tcp(target, host, &ip).await?)));
     }

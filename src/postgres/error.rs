@@ -1,3 +1,4 @@
+use std::error::Error as _;
 use std::io;
 use std::time::Duration;
 
@@ -6,7 +7,7 @@ use postgres_protocol::message::backend::{ErrorFields, ErrorResponseBody};
 use tokio_postgres::error::{DbError, SqlState};
 
 use super::dial::DialError;
-use super::dsn::{DsnError, Host, Target};
+use super::dsn::{Address, DsnError, Host, Target};
 
 /// What the server says is wrong, in its own words and language.
 /// <https://www.postgresql.org/docs/current/protocol-error-fields.html>
@@ -141,6 +142,8 @@ pub enum ConnectError {
     WrongSession { host: Host },
     #[error("{host} refused the session")]
     Refused { host: Host, source: ServerError },
+    #[error("the connection to {host} ended while logging in")]
+    Lost { host: Host, source: tokio_postgres::Error },
     #[error("{host} could not be logged in to")]
     Client { host: Host, source: tokio_postgres::Error },
 }
@@ -192,6 +195,21 @@ impl ConnectError {
         ConnectError::Refused { host, source }
     }
 
+    /// What an error of tokio-postgres means that the server did not send. Its
+    /// kind is private, so a broken connection is told by its cause.
+    pub(crate) fn client(host: &Host, source: tokio_postgres::Error) -> ConnectError {
+        let host = host.clone();
+        let cause = source.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+        // These two it uses itself, for what it cannot read.
+        let broken = cause.is_some_and(|cause| {
+            !matches!(cause.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)
+        });
+        match broken || source.is_closed() {
+            true => ConnectError::Lost { host, source },
+            false => ConnectError::Client { host, source },
+        }
+    }
+
     fn server(&self) -> Option<&ServerError> {
         match self {
             ConnectError::WrongPassword { source, .. }
@@ -206,6 +224,7 @@ impl ConnectError {
             | ConnectError::TimedOut { .. }
             | ConnectError::Closed { .. }
             | ConnectError::Broken { .. }
+            | ConnectError::Lost { .. }
             | ConnectError::Malformed { .. }
             | ConnectError::Unsendable { .. }
             | ConnectError::Unexpected { .. }
@@ -220,10 +239,7 @@ impl ConnectError {
 
     /// The SQLSTATE, if the server gave one.
     pub fn code(&self) -> Option<&SqlState> {
-        match self {
-            ConnectError::Client { source, .. } => source.code(),
-            error => error.server().map(ServerError::code),
-        }
+        self.server().map(ServerError::code)
     }
 
     /// Whether the same attempt may succeed later without anyone's doing.
@@ -233,11 +249,11 @@ impl ConnectError {
             ConnectError::TimedOut { .. }
             | ConnectError::Closed { .. }
             | ConnectError::Broken { .. }
+            | ConnectError::Lost { .. }
             | ConnectError::TooManyConnections { .. }
             | ConnectError::Unavailable { .. }
             // A failover is going on, or the list names only the other kind.
             | ConnectError::WrongSession { .. } => true,
-            ConnectError::Client { source, .. } => source.is_closed(),
             ConnectError::Malformed { .. }
             | ConnectError::Unsendable { .. }
             | ConnectError::Unexpected { .. }
@@ -250,7 +266,8 @@ impl ConnectError {
             | ConnectError::NotReplicationRole { .. }
             | ConnectError::NoConnectPrivilege { .. }
             | ConnectError::NoSuchDatabase { .. }
-            | ConnectError::Refused { .. } => false,
+            | ConnectError::Refused { .. }
+            | ConnectError::Client { .. } => false,
         }
     }
 
@@ -267,11 +284,19 @@ impl ConnectError {
                 "check the password and the user, or set it anew: ALTER ROLE {} PASSWORD '…'",
                 super::quote_identifier(user)
             )),
-            ConnectError::NotAdmitted { user, database, .. } => Some(format!(
-                "the role must exist with LOGIN, and pg_hba.conf needs a line such as \
-                 \"host {database} {user} 127.0.0.1/32 scram-sha-256\"; logical replication \
-                 matches the database's name there, not the keyword replication"
-            )),
+            ConnectError::NotAdmitted { host, user, database, .. } => {
+                let line = match host.address {
+                    Address::Unix(_) => format!("local {database} {user} scram-sha-256"),
+                    Address::Name(_) | Address::Fixed { .. } => {
+                        format!("host {database} {user} ADDRESS/32 scram-sha-256")
+                    }
+                };
+                Some(format!(
+                    "the role must exist with LOGIN, and pg_hba.conf needs a line such as \
+                     \"{line}\"; logical replication matches the database's name there, not the \
+                     keyword replication"
+                ))
+            }
             ConnectError::NotReplicationRole { user, .. } => {
                 let role = super::quote_identifier(user);
                 Some(format!(
@@ -299,10 +324,19 @@ impl ConnectError {
                 "pg_hba.conf should ask for scram-sha-256, md5, password, trust, peer or cert"
                     .to_owned(),
             ),
+            ConnectError::Refused { source, .. }
+                if *source.code() == SqlState::PROTOCOL_VIOLATION =>
+            {
+                Some(
+                    "this is how a connection pooler refuses: give the address of Postgres itself"
+                        .to_owned(),
+                )
+            }
             ConnectError::Refused { source, .. } => source.hint().map(str::to_owned),
             ConnectError::TimedOut { .. }
             | ConnectError::Closed { .. }
             | ConnectError::Broken { .. }
+            | ConnectError::Lost { .. }
             | ConnectError::Malformed { .. }
             | ConnectError::Unsendable { .. }
             | ConnectError::Unexpected { .. }
@@ -322,11 +356,11 @@ impl ConnectError {
             | ConnectError::TimedOut { .. }
             | ConnectError::Closed { .. }
             | ConnectError::Broken { .. }
+            | ConnectError::Lost { .. }
             | ConnectError::Malformed { .. }
             | ConnectError::Unavailable { .. }
             | ConnectError::TooManyConnections { .. }
             | ConnectError::WrongSession { .. } => true,
-            ConnectError::Client { source, .. } => source.is_closed(),
             ConnectError::Unsendable { .. }
             | ConnectError::Unexpected { .. }
             | ConnectError::Method { .. }
@@ -338,7 +372,8 @@ impl ConnectError {
             | ConnectError::NotReplicationRole { .. }
             | ConnectError::NoConnectPrivilege { .. }
             | ConnectError::NoSuchDatabase { .. }
-            | ConnectError::Refused { .. } => false,
+            | ConnectError::Refused { .. }
+            | ConnectError::Client { .. } => false,
         }
     }
 }

@@ -2,26 +2,25 @@
 //! is ([`Dsn`]), how it is reached ([`dial`], [`connect`]), and what it
 //! answers when something is wrong ([`ConnectError`]).
 
+pub mod catalog;
+pub mod checks;
 pub(crate) mod connect;
 pub(crate) mod dial;
 pub(crate) mod dsn;
 mod error;
-mod names;
-mod quoting;
-mod tls;
-
-pub mod catalog;
-pub mod checks;
 pub mod identity;
+mod names;
 pub mod need;
 pub mod plan;
 pub mod publication;
 pub mod publish;
+mod quoting;
 pub mod server;
 pub mod slot;
 pub mod snapshot;
 pub mod standby;
 pub mod statement;
+mod tls;
 
 pub use connect::{Connection, End, connect};
 pub use dial::{DialError, Stream, dial};
@@ -29,6 +28,7 @@ pub use dsn::{Address, Dsn, DsnError, Host, Target};
 pub use error::{ConnectError, ServerError};
 pub use names::{NameError, PublicationName, SlotName};
 pub use quoting::{quote_identifier, quote_literal, quote_replication_literal};
+pub use standby::APPLICATION_NAME;
 pub use tls::TlsError;
 
 use serde::Deserialize;
@@ -123,6 +123,45 @@ impl TryFrom<String> for TimeZone {
         match jiff::tz::TimeZone::get(&name) {
             Ok(zone) => Ok(TimeZone(zone)),
             Err(source) => Err(TimeZoneError { name, source }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_table_is_what_libpq_finds_by_itself() {
+        let config: Config = toml::from_str("").unwrap();
+        assert_eq!(config.url, Dsn::default());
+        assert_eq!((config.slot.as_str(), config.publication.as_str()), ("rowcast", "rowcast"));
+        assert_eq!(config.publish_columns, PublishColumns::All);
+        assert_eq!(config.timezone, TimeZone(jiff::tz::TimeZone::UTC));
+    }
+
+    #[test]
+    fn every_value_is_checked_where_it_is_read() {
+        let good = r#"
+            url = "postgres://rowcast:one@localhost/shop"
+            password = "two"
+            slot = "shop_1"
+            publication = "Shop"
+            publish_columns = "named"
+            timezone = "Europe/Berlin"
+        "#;
+        let config: Config = toml::from_str(good).unwrap();
+        assert_eq!(config.dsn(), "postgres://rowcast:two@localhost/shop".parse().unwrap());
+        for (bad, expected) in [
+            ("url = 'mysql://h'", "begins with postgres://"),
+            ("slot = 'Shop'", "a-z, 0-9 and _"),
+            ("publication = ''", "the name is empty"),
+            ("timezone = 'Mars/Olympus'", "is not a time zone"),
+            ("publish_columns = 'some'", "expected `all` or `named`"),
+            ("urls = 'postgres://h'", "unknown field `urls`"),
+        ] {
+            let error = toml::from_str::<Config>(bad).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
         }
     }
 }

@@ -1,42 +1,313 @@
-use super::{Problem, Rules};
-use crate::change::Relation;
+//! Rules against the live catalog: all that can be said before the first row.
 
-/// What the rules need of one table: for its publication and its identity.
-#[derive(Debug)]
-pub struct TableNeeds<'a> {
-    pub relation: &'a Relation,
-    /// Columns that rules name, by index, ascending; with those of the key.
-    pub columns: Vec<usize>,
-    /// Columns that old rows must carry, by index, ascending, each with the
-    /// first rule that needs it.
-    pub identity: Vec<(usize, String)>,
-    pub insert: bool,
-    pub update: bool,
-    pub delete: bool,
-}
+use std::collections::BTreeMap;
 
-impl TableNeeds<'_> {
-    /// Those of `identity` that old rows do not carry now.
-    pub fn missing_identity(&self) -> impl Iterator<Item = &(usize, String)> {
-        self.identity.iter().filter(|(column, _)| !self.relation.columns[*column].in_identity)
-    }
-}
+use super::bound::BoundRule;
+use super::rule::Rule;
+use super::view::Scope;
+use super::{Problem, Rules, Severity, SoftDelete};
+use crate::change::{Kind, Relation, ReplicaIdentity, TableName};
+use crate::notification::Action;
 
 impl Rules {
     /// The rules against the catalog as it is now.
     pub fn check(&self, relations: &[Relation]) -> Vec<Problem> {
-        let _ = relations;
-        Vec::new()
+        let mut problems = Vec::new();
+        for rule in &self.rules {
+            let mut check = Check { rule, problems: &mut problems };
+            check.patterns(relations);
+            for relation in relations.iter().filter(|relation| rule.takes(&relation.table)) {
+                check.relation(relation, self);
+            }
+        }
+        problems
+    }
+}
+
+struct Check<'a> {
+    rule: &'a Rule,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Check<'_> {
+    fn add(
+        &mut self,
+        severity: Severity,
+        option: &'static str,
+        message: String,
+        fix: Option<String>,
+    ) {
+        let problem = Problem {
+            severity,
+            rule_index: self.rule.index,
+            rule: self.rule.name.to_string(),
+            option,
+            message,
+            fix,
+        };
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
     }
 
-    /// Each table that a rule takes, in the order of `relations`.
-    pub fn tables<'a>(&self, relations: &'a [Relation]) -> Vec<TableNeeds<'a>> {
-        let _ = relations;
-        Vec::new()
+    fn error(&mut self, option: &'static str, message: String, fix: Option<String>) {
+        self.add(Severity::Error, option, message, fix);
     }
 
-    /// For each column of the relation, whether a rule needs its value.
-    pub fn wanted(&self, relation: &Relation) -> Vec<bool> {
-        vec![true; relation.columns.len()]
+    fn warn(&mut self, option: &'static str, message: String, fix: Option<String>) {
+        self.add(Severity::Warning, option, message, fix);
     }
+
+    fn patterns(&mut self, relations: &[Relation]) {
+        for pattern in &self.rule.tables {
+            if relations.iter().any(|relation| pattern.matches(&relation.table)) {
+                continue;
+            }
+            let Some(table) = pattern.exact() else {
+                self.warn("table", format!("no table is named like {pattern}"), None);
+                continue;
+            };
+            let elsewhere = relations.iter().map(|relation| &relation.table);
+            let elsewhere: Vec<&TableName> =
+                elsewhere.filter(|other| other.name == table.name).collect();
+            let hint = match &*elsewhere {
+                [] => {
+                    let names = relations.iter().map(|relation| &*relation.table.name);
+                    nearest(&table.name, names).map(|name| format!("did you mean {name}?"))
+                }
+                [other, ..] => Some(format!("table = \"{other}\"")),
+            };
+            self.error("table", format!("the database has no table {table}"), hint);
+        }
+    }
+
+    fn relation(&mut self, relation: &Relation, rules: &Rules) {
+        let table = &relation.table;
+        if !self.rule.applies(relation) {
+            let message = format!(
+                "{table} has no primary key, so its rows have no id: it is left out of this rule"
+            );
+            self.warn("table", message, None);
+            return;
+        }
+        if !self.names(relation) {
+            return;
+        }
+        if self.rule.id.is_none() && relation.primary_key.is_empty() {
+            let fix = format!(
+                "id = \"{{{{ column }}}}\", with a unique column; or: \
+                 ALTER TABLE {} ADD PRIMARY KEY (…);",
+                quoted(table)
+            );
+            self.error("id", format!("{table} has no primary key"), Some(fix));
+            return;
+        }
+        let bound = BoundRule::new(self.rule, relation);
+        for error in bound.channels.iter().filter_map(|channel| channel.problem()) {
+            self.error("channels", format!("for {table}: {error}"), None);
+        }
+        for error in bound.events.iter().filter_map(|event| event.problem()) {
+            self.error("event", format!("for {table}: {error}"), None);
+        }
+        self.identity(relation, rules);
+        self.soft_delete(relation);
+        self.payload(relation);
+        self.membership(relation);
+    }
+
+    /// Whether the relation has every column that the rule names.
+    fn names(&mut self, relation: &Relation) -> bool {
+        let mut missing: BTreeMap<String, &'static str> = BTreeMap::new();
+        let mut need = |option, name: &str| {
+            if relation.column(name).is_none() {
+                missing.entry(name.to_owned()).or_insert(option);
+            }
+        };
+        for (option, reads) in self.rule.reads() {
+            reads.columns.iter().for_each(|(_, name)| need(option, name));
+        }
+        self.rule.changed.iter().flatten().for_each(|name| need("changed", name));
+        self.rule.fixed.iter().for_each(|name| need("fixed", name));
+        if let SoftDelete::Column(name) = &self.rule.soft_delete {
+            need("soft_delete", name);
+        }
+        for (name, option) in &missing {
+            let columns: Vec<&str> = relation.columns.iter().map(|c| &*c.name).collect();
+            let fix = match nearest(name, columns.iter().copied()) {
+                Some(nearest) => format!("did you mean {nearest}?"),
+                None => format!("its columns are {}", columns.join(", ")),
+            };
+            let message = format!("{} has no column {name}", relation.table);
+            self.error(option, message, Some(fix));
+        }
+        missing.is_empty()
+    }
+
+    fn identity(&mut self, relation: &Relation, rules: &Rules) {
+        let Some(needs) = rules.needs(relation) else { return };
+        let table = &relation.table;
+        let all: Vec<usize> = needs.identity.iter().map(|(column, _)| *column).collect();
+        let mut missing: BTreeMap<&'static str, Vec<&str>> = BTreeMap::new();
+        for (column, option) in self.rule.identity_columns(relation) {
+            if !relation.columns[column].in_identity {
+                missing.entry(option).or_default().push(&relation.columns[column].name);
+            }
+        }
+        for (option, columns) in &missing {
+            let message = format!(
+                "needs the old value of {}, which an old row of {table} does not carry",
+                columns.join(", ")
+            );
+            self.error(option, message, Some(identity_sql(relation, &all)));
+        }
+        let has_identity = relation.columns.iter().any(|column| column.in_identity)
+            || relation.identity == ReplicaIdentity::Full;
+        let publishes = self.rule.needs_updates() || self.rule.announces(Action::Deleted);
+        if missing.is_empty() && publishes && !has_identity {
+            let message = format!(
+                "{table} has no replica identity: once it is published, Postgres refuses the \
+                 application's own UPDATE and DELETE"
+            );
+            self.error("table", message, Some(identity_sql(relation, &all)));
+        }
+    }
+
+    fn soft_delete(&mut self, relation: &Relation) {
+        let asks = self.rule.on_is_explicit && self.rule.announces(Action::Restored);
+        if asks && self.rule.soft_delete_column(relation).is_none() {
+            let message = format!(
+                "`restored` never happens: {} has no column that marks a soft delete",
+                relation.table
+            );
+            self.warn("on", message, Some("soft_delete = \"column\"".to_owned()));
+        }
+    }
+
+    fn payload(&mut self, relation: &Relation) {
+        let Some(data) = &self.rule.data else { return };
+        let reads = data.reads().resolve(relation);
+        let name = |column: usize| &*relation.columns[column].name;
+        if self.rule.announces(Action::Deleted) {
+            let lacking: Vec<&str> = reads
+                .iter()
+                .filter(|(scope, column)| {
+                    *scope == Scope::Row && !relation.columns[*column].in_identity
+                })
+                .map(|(_, column)| name(*column))
+                .collect();
+            if !lacking.is_empty() {
+                let message = format!(
+                    "a deleted row of {} does not carry {}: `deleted` goes out with the minimal \
+                     payload",
+                    relation.table,
+                    lacking.join(", ")
+                );
+                let all: Vec<usize> = reads.iter().map(|(_, column)| *column).collect();
+                self.warn("data", message, Some(identity_sql(relation, &all)));
+            }
+        }
+        let mut long: Vec<&str> = reads
+            .iter()
+            .filter(|(_, column)| matches!(relation.columns[*column].kind, Kind::Text | Kind::Json))
+            .map(|(_, column)| name(*column))
+            .collect();
+        long.dedup();
+        if !long.is_empty() {
+            let instead = match self.rule.oversize {
+                super::Oversize::Minimal => "goes out minimal, with \"partial\":true",
+                super::Oversize::Reject => "is not sent but written to the rejected file",
+            };
+            let message = format!(
+                "{} of {} may be long: a payload over the endpoint's limit {instead}",
+                long.join(", "),
+                relation.table
+            );
+            self.warn("data", message, None);
+        }
+    }
+
+    fn membership(&mut self, relation: &Relation) {
+        let Some(condition) = &self.rule.membership else { return };
+        let lacking: Vec<&str> = condition
+            .reads
+            .resolve(relation)
+            .iter()
+            .filter(|(_, column)| !relation.columns[*column].in_identity)
+            .map(|(_, column)| &*relation.columns[*column].name)
+            .collect();
+        if !lacking.is_empty() && self.rule.needs_updates() {
+            let message = format!(
+                "an old row of {} does not carry {}: a row that enters is told as `updated`, and \
+                 each change of a row outside as `deleted`",
+                relation.table,
+                lacking.join(", ")
+            );
+            let reads = condition.reads.resolve(relation);
+            let all: Vec<usize> = reads.iter().map(|(_, column)| *column).collect();
+            self.warn("where", message, Some(identity_sql(relation, &all)));
+        }
+    }
+}
+
+/// The SQL that makes old rows carry `columns`.
+fn identity_sql(relation: &Relation, columns: &[usize]) -> String {
+    let table = quoted(&relation.table);
+    let key = &relation.primary_key;
+    if !key.is_empty() && columns.iter().all(|column| key.contains(column)) {
+        return format!("ALTER TABLE {table} REPLICA IDENTITY DEFAULT;");
+    }
+    let mut indexed = key.clone();
+    indexed.extend(columns.iter().filter(|column| !key.contains(column)));
+    let mut seen = Vec::new();
+    indexed.retain(|column| {
+        !seen.contains(column) && {
+            seen.push(*column);
+            true
+        }
+    });
+    let any_nullable = indexed.iter().any(|column| relation.columns[*column].nullable);
+    if key.is_empty() || any_nullable {
+        return format!("ALTER TABLE {table} REPLICA IDENTITY FULL;");
+    }
+    let names: Vec<String> =
+        indexed.iter().map(|column| quote(&relation.columns[*column].name)).collect();
+    let index = quote(&format!("{}_rowcast_identity", relation.table.name));
+    format!(
+        "CREATE UNIQUE INDEX CONCURRENTLY {index} ON {table} ({});\n\
+         ALTER TABLE {table} REPLICA IDENTITY USING INDEX {index};",
+        names.join(", ")
+    )
+}
+
+fn quoted(table: &TableName) -> String {
+    format!("{}.{}", quote(&table.schema), quote(&table.name))
+}
+
+/// For SQL that a person reads and runs; plain names stay plain.
+fn quote(name: &str) -> String {
+    let is_plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    if is_plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+}
+
+/// The name that a typing mistake may have come from.
+fn nearest<'a>(name: &str, among: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let near = among.map(|other| (distance(name, other), other)).min()?;
+    (near.0 <= 1 + name.chars().count() / 4).then_some(near.1)
+}
+
+/// Levenshtein's.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
 }

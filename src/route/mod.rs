@@ -3,15 +3,34 @@
 //! [`Config`] is what a user wrote, [`Rules`] what that means for any table,
 //! and a [`Router`] holds what it means for each relation of one session.
 
-mod check;
 mod config;
 mod pattern;
 mod problem;
-mod router;
+
+mod check;
+mod needs;
 mod rule;
 
-pub use check::TableNeeds;
+mod action;
+mod bound;
+mod channel;
+mod data;
+mod router;
+
+mod engine;
+mod expression;
+mod filters;
+mod moment;
+mod names;
+mod template;
+mod value;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
 pub use config::{Config, Data, OneOrMany, Oversize, SoftDelete};
+pub use needs::TableNeeds;
 pub use pattern::{ParsePatternError, TablePattern};
 pub use problem::{Problem, Severity};
 pub use router::{Counts, Router};

@@ -1,6 +1,17 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use jiff::tz::TimeZone;
 
-use super::{Config, Problem};
+use super::channel::ChannelTemplate;
+use super::config::OneOrMany;
+use super::data::DataTemplate;
+use super::expression::{Expression, Reads};
+use super::template::{Part, Template, describe};
+use super::view::Scope;
+use super::{Config, Oversize, Problem, Severity, SoftDelete, TablePattern};
+use crate::change::{Relation, TableName};
+use crate::notification::{Action, EventName};
 
 /// What all rules have in common.
 #[derive(Clone, Debug)]
@@ -15,6 +26,31 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Rules {
     pub(super) options: Options,
+    pub(super) rules: Vec<Rule>,
+}
+
+/// One rule, parsed.
+#[derive(Debug)]
+pub(super) struct Rule {
+    pub index: usize,
+    pub name: Arc<str>,
+    pub tables: Vec<TablePattern>,
+    pub entity: Option<Arc<str>>,
+    /// `None`: the primary key.
+    pub id: Option<Template>,
+    pub on: Vec<Action>,
+    /// Whether `on` was written, so that all it names must be possible.
+    pub on_is_explicit: bool,
+    pub channels: Vec<ChannelTemplate>,
+    pub events: Vec<Template>,
+    pub membership: Option<Arc<Expression>>,
+    pub when: Option<Arc<Expression>>,
+    pub changed: Option<Vec<String>>,
+    /// `None`: the minimal payload.
+    pub data: Option<DataTemplate>,
+    pub oversize: Oversize,
+    pub fixed: Vec<String>,
+    pub soft_delete: SoftDelete,
 }
 
 impl Rules {
@@ -23,7 +59,225 @@ impl Rules {
     /// # Errors
     /// Everything that is wrong with any rule.
     pub fn compile(configs: Vec<Config>, options: Options) -> Result<Rules, Vec<Problem>> {
-        let _ = configs;
-        Ok(Rules { options })
+        let mut problems = Vec::new();
+        let mut rules: Vec<Rule> = Vec::with_capacity(configs.len());
+        let mut names: HashMap<String, usize> = HashMap::new();
+        for (index, config) in configs.into_iter().enumerate() {
+            let (name, is_explicit) = match &config.name {
+                Some(name) => (name.clone(), true),
+                None => (default_name(&config.table), false),
+            };
+            let uses = names.entry(name.clone()).or_default();
+            *uses += 1;
+            let unique = if *uses > 1 { format!("{name} ({uses})") } else { name.clone() };
+            let mut compiler = Compiler { index, rule: &unique, problems: &mut problems };
+            if name.trim().is_empty() {
+                compiler.problem("name", "it is empty".into(), None);
+            } else if *uses > 1 && is_explicit {
+                let message = format!("another rule is named {name:?} too");
+                compiler.problem("name", message, Some(format!("name = \"{name}-{uses}\"")));
+            }
+            rules.push(compiler.rule(config, &options));
+        }
+        if problems.is_empty() { Ok(Rules { options, rules }) } else { Err(problems) }
+    }
+}
+
+impl Rule {
+    pub(super) fn takes(&self, table: &TableName) -> bool {
+        self.tables.iter().any(|pattern| pattern.matches(table))
+    }
+
+    /// Whether it announces the relation's rows. What only a glob takes, and
+    /// has no key to name its rows by, is left alone.
+    pub(super) fn applies(&self, relation: &Relation) -> bool {
+        let has_id = self.id.is_some() || !relation.primary_key.is_empty();
+        self.takes(&relation.table) && (has_id || self.names(&relation.table))
+    }
+
+    /// Whether `table` names it, not only a glob.
+    pub(super) fn names(&self, table: &TableName) -> bool {
+        self.tables.iter().any(|pattern| pattern.exact().as_ref() == Some(table))
+    }
+
+    pub(super) fn announces(&self, action: Action) -> bool {
+        self.on.contains(&action)
+    }
+
+    pub(super) fn soft_delete_column(&self, relation: &Relation) -> Option<usize> {
+        match &self.soft_delete {
+            SoftDelete::Off => None,
+            SoftDelete::Usual => relation.column("deleted_at"),
+            SoftDelete::Column(name) => relation.column(name),
+        }
+    }
+
+    /// What the options read, each on its own.
+    pub(super) fn reads(&self) -> Vec<(&'static str, Reads)> {
+        let mut reads = Vec::new();
+        reads.extend(self.id.iter().map(|id| ("id", id.reads())));
+        reads.extend(self.channels.iter().map(|channel| ("channels", channel.template.reads())));
+        reads.extend(self.events.iter().map(|event| ("event", event.reads())));
+        reads.extend(self.membership.iter().map(|condition| ("where", condition.reads.clone())));
+        reads.extend(self.when.iter().map(|condition| ("when", condition.reads.clone())));
+        reads.extend(self.data.iter().map(|data| ("data", data.reads())));
+        reads
+    }
+}
+
+fn default_name(table: &OneOrMany<TablePattern>) -> String {
+    let patterns: Vec<String> = table.0.iter().map(ToString::to_string).collect();
+    patterns.join(", ")
+}
+
+struct Compiler<'a> {
+    index: usize,
+    rule: &'a str,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Compiler<'_> {
+    fn problem(&mut self, option: &'static str, message: String, fix: Option<String>) {
+        self.problems.push(Problem {
+            severity: Severity::Error,
+            rule_index: self.index,
+            rule: self.rule.to_owned(),
+            option,
+            message,
+            fix,
+        });
+    }
+
+    fn rule(&mut self, config: Config, options: &Options) -> Rule {
+        if config.entity.as_ref().is_some_and(|entity| entity.trim().is_empty()) {
+            self.problem("entity", "it is empty, expected a name such as post".into(), None);
+        }
+        if config.on.as_ref().is_some_and(Vec::is_empty) {
+            let message = "the list is empty, so the rule would never announce anything; \
+                           expected some of created, updated, deleted, restored";
+            self.problem("on", message.into(), None);
+        }
+        if config.changed.as_ref().is_some_and(Vec::is_empty) {
+            let message = "the list is empty, so no update would ever be announced";
+            self.problem("changed", message.into(), Some("leave `changed` out".into()));
+        }
+        let id = config.id.as_deref().and_then(|id| self.id(id));
+        let channels = config.channels.0.iter().filter_map(|text| self.channel(text)).collect();
+        let events = match &config.event {
+            Some(events) => events.0.iter().filter_map(|text| self.event(text)).collect(),
+            None => self.event("{{ Entity }}{{ Action }}").into_iter().collect(),
+        };
+        let membership =
+            config.membership.as_deref().and_then(|text| self.condition("where", text));
+        if membership.as_ref().is_some_and(|condition| {
+            let reads = &condition.reads;
+            let mut scopes = reads.columns.iter().chain(&reads.perhaps).map(|(scope, _)| scope);
+            scopes.any(|scope| *scope != Scope::Row) || !reads.whole.is_empty()
+        }) {
+            let message = "it is about one row, as it was and as it is, so it has no `old` and \
+                           `new`; a condition on the change is `when`";
+            self.problem("where", message.into(), None);
+        }
+        let when = config.when.as_deref().and_then(|text| self.condition("when", text));
+        let data = config.data.and_then(|data| match DataTemplate::parse(data) {
+            Ok(data) => Some(data),
+            Err(error) => {
+                self.problem("data", error.to_string(), None);
+                None
+            }
+        });
+        let least = data.as_ref().map_or(0, DataTemplate::least_len);
+        if least > options.max_data_bytes {
+            let message = format!(
+                "its own text alone has {least} bytes, and the endpoint takes {}",
+                options.max_data_bytes
+            );
+            self.problem("data", message, None);
+        }
+        Rule {
+            index: self.index,
+            name: self.rule.into(),
+            tables: config.table.0,
+            entity: config.entity.map(Arc::from),
+            id,
+            on_is_explicit: config.on.is_some(),
+            on: config.on.unwrap_or_else(|| Action::ALL.to_vec()),
+            channels,
+            events,
+            membership,
+            when,
+            changed: config.changed,
+            data,
+            oversize: config.oversize,
+            fixed: config.fixed,
+            soft_delete: config.soft_delete,
+        }
+    }
+
+    fn template(&mut self, option: &'static str, text: &str) -> Option<Template> {
+        let template = match Template::parse(text) {
+            Ok(template) => template,
+            Err(error) => {
+                self.problem(option, format!("{text:?}: {error}"), None);
+                return None;
+            }
+        };
+        if template.has_block() && option != "data" {
+            let message = format!(
+                "{text:?}: {{% blocks %}} and comments are for `data`; expected text and \
+                 {{{{ expressions }}}}, such as {{{{ a if b else c }}}}"
+            );
+            self.problem(option, message, None);
+            return None;
+        }
+        Some(template)
+    }
+
+    fn id(&mut self, text: &str) -> Option<Template> {
+        let id = self.template("id", text)?;
+        if id.parts.is_empty() {
+            self.problem("id", "it is empty, expected a template".into(), None);
+        }
+        Some(id)
+    }
+
+    fn channel(&mut self, text: &str) -> Option<ChannelTemplate> {
+        let template = self.template("channels", text)?;
+        match ChannelTemplate::new(template) {
+            Ok(channel) => Some(channel),
+            Err(error) => {
+                self.problem("channels", format!("{text:?}: {error}"), error.fix(text));
+                None
+            }
+        }
+    }
+
+    fn event(&mut self, text: &str) -> Option<Template> {
+        let template = self.template("event", text)?;
+        let literal = match &*template.parts {
+            [] => Some(""),
+            [Part::Text(text)] => Some(&**text),
+            _ => None,
+        };
+        if let Some(Err(error)) = literal.map(str::parse::<EventName>) {
+            self.problem("event", format!("{text:?}: {error}"), None);
+        }
+        Some(template)
+    }
+
+    fn condition(&mut self, option: &'static str, text: &str) -> Option<Arc<Expression>> {
+        if text.contains("{{") {
+            let bare = text.trim().trim_start_matches("{{").trim_end_matches("}}").trim();
+            let message = format!("{text:?}: a condition is an expression without {{{{ }}}}");
+            self.problem(option, message, Some(format!("{option} = \"{bare}\"")));
+            return None;
+        }
+        match Expression::parse(text) {
+            Ok(expression) => Some(Arc::new(expression)),
+            Err(error) => {
+                self.problem(option, format!("{text:?}: {}", describe(&error)), None);
+                None
+            }
+        }
     }
 }

@@ -1,8 +1,10 @@
 // Joins channels with pusher-js as a page does, and prints what happens, one JSON object a line:
 // {"joined": {"channel"}}, {"refused": {"channel", "why"}}, {"heard": {"channel", "event", "data", "at_ms"}},
-// {"state": "connected"}. Reads {"join": "channel"} and {"leave": "channel"}; ends with its input.
+// {"state": "connected"}. Reads {"join": "channel"} and, to listen with Laravel Echo,
+// {"echo": {"kind": "private", "channel", "event"}}; ends with its input.
 import { createHmac } from "node:crypto";
 import { createInterface } from "node:readline";
+import Echo from "laravel-echo";
 import PusherModule from "pusher-js";
 
 const { Pusher = PusherModule } = PusherModule;
@@ -30,20 +32,31 @@ const pusher = new Pusher(app.key, {
 });
 pusher.connection.bind("state_change", ({ current }) => print({ state: current }));
 
+const heard = (channel, event, data) => {
+  const at_ms = performance.timeOrigin + performance.now();
+  print({ heard: { channel, event, data: data ?? null, at_ms } });
+};
+
 const join = (name) => {
   const channel = pusher.subscribe(name);
   channel.bind_global((event, data) => {
-    const at_ms = performance.timeOrigin + performance.now();
     if (event === "pusher:subscription_succeeded") print({ joined: { channel: name } });
     else if (event === "pusher:subscription_error") print({ refused: { channel: name, why: data } });
-    else if (!event.startsWith("pusher:")) print({ heard: { channel: name, event, data: data ?? null, at_ms } });
+    else if (!event.startsWith("pusher:")) heard(name, event, data);
   });
 };
+
+const echo = new Echo({ broadcaster: "pusher", key: app.key, client: pusher });
+const listen = ({ kind, channel: name, event }) =>
+  echo[kind](name)
+    .subscribed(() => print({ joined: { channel: name } }))
+    .error((why) => print({ refused: { channel: name, why } }))
+    .listen(event, (data) => heard(name, event, data));
 
 createInterface({ input: process.stdin })
   .on("line", (line) => {
     const command = JSON.parse(line);
     if (command.join) join(command.join);
-    if (command.leave) pusher.unsubscribe(command.leave);
+    if (command.echo) listen(command.echo);
   })
   .on("close", () => process.exit(0));

@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command, time::Duration};
 use serde_json::json;
 
 use crate::harness::{
-    client::Listener,
+    client::{EchoChannel, Listener},
     cluster::{Cluster, Stop, Version, on_every_version},
     database::Database,
     process::Process,
@@ -114,6 +114,19 @@ async fn pusher_js_hears_what_an_application_sends() {
 }
 
 #[tokio::test]
+async fn echo_hears_an_event_by_its_name_after_a_dot() {
+    let sockudo = Sockudo::shared().await;
+    let listener = Listener::join(sockudo, &[]).await;
+    listener.listen_by_echo(EchoChannel::Public, "echo", ".PostUpdated").await;
+    listener.listen_by_echo(EchoChannel::Private, "echo.7", ".PostUpdated").await;
+    sockudo.publish(&["echo", "private-echo.7"], "PostUpdated", &json!({ "id": 7 })).await;
+    for channel in ["echo", "echo.7"] {
+        let heard = listener.wait_for(SOON, channel, |it| it.channel == channel).await;
+        assert_eq!((heard.event.as_str(), heard.data), (".PostUpdated", json!({ "id": 7 })));
+    }
+}
+
+#[tokio::test]
 async fn pusher_js_notices_that_the_server_is_gone() {
     let sockudo = Sockudo::start().await;
     let listener = Listener::join(&sockudo, &["harness"]).await;
@@ -130,6 +143,7 @@ async fn a_process_is_heard_asked_and_waited_for() {
     process.write_line("one");
     process.write_line("two");
     process.stderr.wait_for(SOON, "got two").await;
+    assert!((10_000..100_000_000).contains(&process.peak_memory_bytes()));
     process.sigterm();
     assert_eq!(process.exit_code(SOON).await, 3);
     let printed: Vec<String> = process.stdout.all().iter().map(|line| line.to_string()).collect();

@@ -1,8 +1,13 @@
 //! Tests of the whole, on real servers: `tests/run` installs these and runs everything.
 
+mod config;
+mod connect;
 #[expect(unreachable_pub, reason = "nothing of a test binary can be reached from outside")]
 #[allow(dead_code, reason = "it is complete before all the tests are there that use it")]
 mod harness;
 mod harness_itself;
 mod imports;
+mod main_job;
 mod setup;
+mod tls;
+mod wal;

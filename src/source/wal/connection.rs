@@ -51,6 +51,7 @@ pub struct CopyBoth {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Persistence {
     Permanent,
+    /// It ends with its session, and with the first error of that session.
     Temporary,
 }
 

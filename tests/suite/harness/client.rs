@@ -22,6 +22,24 @@ pub struct Heard {
     pub at_ms: f64,
 }
 
+/// The method of Echo that joins a channel of the class.
+#[derive(Debug, Clone, Copy)]
+pub enum EchoChannel {
+    Public,
+    Private,
+    Presence,
+}
+
+impl EchoChannel {
+    fn method(self) -> &'static str {
+        match self {
+            Self::Public => "channel",
+            Self::Private => "private",
+            Self::Presence => "join",
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Line {
@@ -44,6 +62,17 @@ impl Listener {
 
     pub async fn join_also(&self, channel: &str) {
         self.process.write_line(&json!({ "join": channel }).to_string());
+        self.joined(channel).await;
+    }
+
+    /// As a page does with Laravel Echo: `Echo.<kind>(channel).listen(event, …)`. What it hears has these two names.
+    pub async fn listen_by_echo(&self, kind: EchoChannel, channel: &str, event: &str) {
+        let listen = json!({ "kind": kind.method(), "channel": channel, "event": event });
+        self.process.write_line(&json!({ "echo": listen }).to_string());
+        self.joined(channel).await;
+    }
+
+    async fn joined(&self, channel: &str) {
         let what = format!("{channel} is joined");
         let joined = self.find(SOON, &what, |line| match line {
             Line::Joined { channel: joined } => joined == channel,

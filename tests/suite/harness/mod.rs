@@ -12,6 +12,7 @@ pub mod process;
 pub mod psql;
 pub mod rowcast;
 pub mod scratch;
+mod server;
 pub mod sockudo;
 pub mod wait;
 

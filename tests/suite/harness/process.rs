@@ -1,6 +1,7 @@
 //! A process of the tests: killed at the latest when its value is dropped.
 
 use std::{
+    fs,
     io::Write,
     os::unix::process::CommandExt,
     path::Path,
@@ -66,6 +67,15 @@ impl Process {
             kill_process(Pid::from_child(&child), signal)
                 .expect("it is our child and not yet waited for");
         }
+    }
+
+    /// The most memory that it has held at one time.
+    pub fn peak_memory_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let peak =
+            status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        let kilobytes: u64 = peak.expect("the process is running").parse().expect("it is a number");
+        kilobytes * 1024
     }
 
     pub fn is_running(&self) -> bool {

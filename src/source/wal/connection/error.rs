@@ -33,6 +33,8 @@ pub enum Error {
     SlotExists { slot: SlotName, source: ServerError },
     #[error("slot {slot} cannot stream this database's changes to rowcast")]
     WrongSlot { slot: SlotName, source: ServerError },
+    #[error("the server is a standby that cannot decode changes")]
+    Standby(#[source] ServerError),
     #[error("the server has no free replication slot")]
     TooManySlots(#[source] ServerError),
     #[error("the server is starting or stopping")]
@@ -61,12 +63,15 @@ impl From<ServerError> for Error {
 
 impl Error {
     /// What the server's refusal means for a command about `slot`.
-    pub(super) fn about(self, slot: &SlotName) -> Error {
+    pub(in crate::source::wal) fn about(self, slot: &SlotName) -> Error {
         let Error::Server(source) = self else { return self };
         let slot = slot.clone();
         if *source.code() == SqlState::OBJECT_IN_USE {
             let pid = pid_in(source.message(), slot.as_str());
             return Error::SlotInUse { slot, pid, source };
+        }
+        if *source.code() == SqlState::FEATURE_NOT_SUPPORTED {
+            return Error::Standby(source);
         }
         if *source.code() == SqlState::UNDEFINED_OBJECT {
             return Error::NoSuchSlot { slot, source };
@@ -78,7 +83,6 @@ impl Error {
         // which does not know pgoutput's options.
         if *source.code() == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
             || *source.code() == SqlState::INVALID_PARAMETER_VALUE
-            || *source.code() == SqlState::FEATURE_NOT_SUPPORTED
         {
             return Error::WrongSlot { slot, source };
         }
@@ -88,6 +92,7 @@ impl Error {
     fn server(&self) -> Option<&ServerError> {
         match self {
             Error::WalLevel(source)
+            | Error::Standby(source)
             | Error::TooManySlots(source)
             | Error::Unavailable(source)
             | Error::Server(source)
@@ -118,7 +123,9 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Connect(error) => error.is_transient(),
-            Error::Broken(_) | Error::Closed | Error::SlotInUse { .. } | Error::Unavailable(_) => {
+            Error::Broken(_) | Error::Closed | Error::SlotInUse { .. } | Error::Unavailable(_)
+            // It may be about to be promoted.
+            | Error::Standby(_) => {
                 true
             }
             Error::Server(error) => error.is_exhausted(),
@@ -159,6 +166,10 @@ impl Error {
                 "choose another name for [database] slot and run rowcast setup, or, if nothing \
                  else uses it, first SELECT pg_drop_replication_slot('{slot}')"
             )),
+            Error::Standby(_) => Some(
+                "connect to the primary; with several hosts, target_session_attrs=primary finds it"
+                    .to_owned(),
+            ),
             Error::TooManySlots(_) => Some(
                 "raise max_replication_slots (needs a restart), or drop slots that are not used: \
                  SELECT slot_name, active FROM pg_replication_slots"

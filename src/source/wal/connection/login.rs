@@ -2,6 +2,7 @@
 //! <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-START-UP>
 
 use std::collections::HashMap;
+use std::io;
 
 use bytes::BytesMut;
 use fallible_iterator::FallibleIterator as _;
@@ -10,8 +11,7 @@ use postgres_protocol::message::backend::{AuthenticationSaslBody, Message};
 use postgres_protocol::message::frontend;
 
 use super::{Error, ReplicationConnection, Reply};
-use crate::postgres::connect::{SESSION_SETTINGS, first_host, login_timeout, session_fits};
-use crate::postgres::dial::dial_host;
+use crate::postgres::connect::{Login, SESSION_SETTINGS, first_session, session_fits};
 use crate::postgres::dsn::ChannelBinding;
 use crate::postgres::{ConnectError, Dsn, Host, ServerError, Stream, Target};
 use crate::secret::Secret;
@@ -21,21 +21,35 @@ pub(super) async fn connect(
     application_name: &str,
 ) -> Result<ReplicationConnection, ConnectError> {
     let target = Target::of(dsn)?;
-    first_host(&target, async |host| {
-        let stream = dial_host(&target, host).await?;
-        let login = Login { target: &target, host, password: target.password(host) };
-        login_timeout(&target, host, login.run(stream, application_name)).await
-    })
-    .await
+    first_session(&target, &ReplicationLogin { target: &target, application_name }).await
 }
 
-struct Login<'a> {
+struct ReplicationLogin<'a> {
+    target: &'a Target,
+    application_name: &'a str,
+}
+
+impl Login for ReplicationLogin<'_> {
+    type Session = ReplicationConnection;
+
+    async fn log_in(
+        &self,
+        host: &Host,
+        stream: Stream,
+    ) -> Result<ReplicationConnection, ConnectError> {
+        let password = self.target.password(host);
+        let dialogue = Dialogue { target: self.target, host, password };
+        dialogue.run(stream, self.application_name).await
+    }
+}
+
+struct Dialogue<'a> {
     target: &'a Target,
     host: &'a Host,
     password: Option<Secret>,
 }
 
-impl Login<'_> {
+impl Dialogue<'_> {
     async fn run(
         &self,
         stream: Stream,
@@ -190,7 +204,7 @@ impl Login<'_> {
     async fn send(
         &self,
         connection: &mut ReplicationConnection,
-        write: impl FnOnce(&mut BytesMut) -> std::io::Result<()>,
+        write: impl FnOnce(&mut BytesMut) -> io::Result<()>,
     ) -> Result<(), ConnectError> {
         connection.send(write).await.map_err(|error| self.failed(error))
     }
@@ -211,7 +225,7 @@ impl Login<'_> {
         }
     }
 
-    fn malformed(&self, source: std::io::Error) -> ConnectError {
+    fn malformed(&self, source: io::Error) -> ConnectError {
         ConnectError::Malformed { host: self.host.clone(), source }
     }
 
@@ -226,6 +240,8 @@ impl Login<'_> {
             Error::Closed => ConnectError::Closed { host },
             Error::Malformed(source) => ConnectError::Malformed { host, source },
             Error::Unsendable(source) => ConnectError::Unsendable { host, source },
+            // No answer to a login is that long: it is not from Postgres.
+            error @ Error::TooLong { .. } => self.malformed(io::Error::other(error)),
             _ => self.unexpected("while logging in"),
         }
     }

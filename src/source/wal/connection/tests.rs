@@ -3,6 +3,12 @@ use proptest::prelude::*;
 use super::*;
 
 #[test]
+fn sessions_can_be_opened_in_tasks() {
+    fn assert_send(_: impl Send) {}
+    assert_send(ReplicationConnection::connect(&Dsn::default(), "rowcast"));
+}
+
+#[test]
 fn a_slot_is_made_in_the_syntax_of_the_server() {
     let slot = "rowcast".parse().unwrap();
     let command = |version| create_slot_command(&slot, Persistence::Permanent, version);

@@ -1,0 +1,55 @@
+//! `rowcast send`: one event by hand.
+
+use std::str::FromStr;
+
+use anyhow::Context;
+
+use super::{Global, echo};
+use crate::deliver::pusher::Client;
+use crate::notification::{ChannelName, EventName};
+
+/// Sends one event by hand: does the endpoint take it, does the page hear it?
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  rowcast send private-posts.42 PostUpdated
+  rowcast send posts 'App\\Events\\PostUpdated' '{\"id\":42}'")]
+pub(super) struct Args {
+    /// The channel with its prefix, as in private-posts.42
+    channel: ChannelName,
+    /// The event's name; in single quotes if it has backslashes
+    event: EventName,
+    /// The payload
+    #[arg(value_name = "JSON", default_value = "{}")]
+    data: JsonText,
+}
+
+/// A text that is JSON, as it was written.
+#[derive(Clone, Debug)]
+struct JsonText(Box<str>);
+
+impl FromStr for JsonText {
+    type Err = serde_json::Error;
+
+    fn from_str(text: &str) -> Result<JsonText, serde_json::Error> {
+        serde_json::from_str::<serde::de::IgnoredAny>(text)?;
+        Ok(JsonText(text.into()))
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "what was sent is the command's result")]
+pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
+    let Args { channel, event, data: JsonText(data) } = args;
+    let loaded = global.load_config()?;
+    let client = Client::new(&loaded.config.pusher)
+        .map_err(|error| loaded.refuse_option(&format!("pusher.{}", error.option()), &error))?;
+    client
+        .publish(&event, std::slice::from_ref(&channel), &data)
+        .await
+        .with_context(|| format!("cannot send {event} to {channel}"))?;
+    println!("sent {event} to {channel}: {data}");
+    if let Some(line) = echo::line(&channel, &event) {
+        println!("heard by {line}");
+    }
+    Ok(())
+}

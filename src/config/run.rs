@@ -1,0 +1,80 @@
+//! The section `[run]`: the process itself.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, de};
+
+/// How rowcast runs.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// Where rowcast keeps its files, such as the list of rejected
+    /// notifications. [`default_state_dir`] unless set.
+    pub state_dir: PathBuf,
+    /// How long a stop may take to deliver what has been read.
+    #[serde(default = "ten_seconds", deserialize_with = "duration")]
+    pub grace: Duration,
+}
+
+fn ten_seconds() -> Duration {
+    Duration::from_secs(10)
+}
+
+/// The folder that systemd made for the service, else the user's own. `None`
+/// where there is neither.
+pub(super) fn default_state_dir(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let env = |name| env(name).filter(|value| !value.is_empty());
+    if let Some(folders) = env("STATE_DIRECTORY") {
+        // Several state folders of one service are separated by colons.
+        return folders.split(':').next().map(PathBuf::from);
+    }
+    if let Some(folder) = env("XDG_STATE_HOME") {
+        return Some(PathBuf::from(folder).join("rowcast"));
+    }
+    env("HOME").map(|home| PathBuf::from(home).join(".local/state/rowcast"))
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let parsed: Option<Duration> =
+        text.parse::<jiff::SignedDuration>().ok().and_then(|signed| signed.try_into().ok());
+    parsed.ok_or_else(|| {
+        de::Error::custom(format_args!("{text:?} is not a duration such as \"10s\" or \"250ms\""))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_folder_is_systemds_else_the_users() {
+        let folder = |set: &[(&str, &str)]| {
+            default_state_dir(&|name| {
+                set.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+            })
+        };
+        let state = Some(PathBuf::from("/var/lib/rowcast"));
+        assert_eq!(folder(&[("STATE_DIRECTORY", "/var/lib/rowcast"), ("HOME", "/h")]), state);
+        assert_eq!(folder(&[("STATE_DIRECTORY", "/var/lib/rowcast:/x")]), state);
+        assert_eq!(folder(&[("XDG_STATE_HOME", "/s"), ("HOME", "/h")]), Some("/s/rowcast".into()));
+        assert_eq!(
+            folder(&[("XDG_STATE_HOME", ""), ("HOME", "/h")]),
+            Some("/h/.local/state/rowcast".into())
+        );
+        assert_eq!(folder(&[]), None);
+    }
+
+    #[test]
+    fn grace_is_a_duration_with_its_unit() {
+        let grace = |text: &str| {
+            toml::from_str::<Run>(&format!("state_dir = '/s'\ngrace = '{text}'")).map(|r| r.grace)
+        };
+        assert_eq!(grace("10s"), Ok(Duration::from_secs(10)));
+        assert_eq!(grace("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(grace("1m 30s"), Ok(Duration::from_secs(90)));
+        assert!(grace("10").is_err());
+        assert!(grace("-1s").is_err());
+    }
+}

@@ -1,0 +1,254 @@
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use crate::change::Position;
+use crate::notification::{ChannelName, Notification};
+
+use super::backoff::Backoff;
+use super::pusher::{Capacity, Packed, Problem, pack};
+use super::rejected::Rejected;
+
+/// Doubtful answers to the same pair alone before it is taken for bad.
+const DOUBTFUL_TRIES: u32 = 5;
+
+/// Notifications that are sent one request after the other, so that their
+/// order is kept.
+#[derive(Debug)]
+pub(super) struct Lane {
+    queue: VecDeque<Notification>,
+    /// How many channels of the front notification are done with.
+    done: usize,
+    /// Those of them that refused it for good, and why the last one did.
+    refused_on: Vec<ChannelName>,
+    reason: String,
+    state: State,
+    /// So many pairs at the front were refused together, and the culprit among
+    /// them is not found yet.
+    suspects: usize,
+    doubts: u32,
+    backoff: Backoff,
+}
+
+#[derive(Debug)]
+enum State {
+    Idle,
+    InFlight(Packed),
+    /// A request of a session that is over is still on its way.
+    Abandoned,
+    /// To be tried again; the request as it was, unless it is to be made smaller.
+    Held {
+        packed: Option<Packed>,
+        until: Instant,
+        hold: Hold,
+    },
+}
+
+/// Why a request waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    /// For the endpoint: as soon as it takes another request, it may take this.
+    Endpoint,
+    /// Perhaps the request itself is bad, or a time was asked for.
+    Itself,
+}
+
+/// What has left a lane.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    /// Of each notification that is done with, accepted or refused.
+    pub(super) positions: Vec<Position>,
+    /// To be written down before its position leaves the frontier.
+    pub(super) rejected: Vec<Rejected>,
+    /// Their memory.
+    pub(super) weight: usize,
+}
+
+impl Lane {
+    pub(super) fn new() -> Lane {
+        Lane {
+            queue: VecDeque::new(),
+            done: 0,
+            refused_on: Vec::new(),
+            reason: String::new(),
+            state: State::Idle,
+            suspects: 0,
+            doubts: 0,
+            backoff: Backoff::new(),
+        }
+    }
+
+    pub(super) fn push(&mut self, notification: Notification) {
+        self.queue.push_back(notification);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Whether it has something to send and no request on its way.
+    pub(super) fn may_send(&self) -> bool {
+        let is_free = matches!(self.state, State::Idle | State::Held { .. });
+        is_free && self.queue.front().is_some_and(|front| front.refusal.is_none())
+    }
+
+    /// Until when it waits by its own account; `None` if it does not.
+    pub(super) fn held_until(&self) -> Option<Instant> {
+        match self.state {
+            State::Held { until, .. } => Some(until),
+            State::Idle | State::InFlight(_) | State::Abandoned => None,
+        }
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        matches!(self.state, State::Held { .. })
+    }
+
+    /// The next request, and whether a doubtful answer to it is the last one
+    /// that is borne. Only where [`Lane::may_send`].
+    pub(super) fn start(&mut self, capacity: Capacity) -> (Packed, bool) {
+        let held = match std::mem::replace(&mut self.state, State::Idle) {
+            State::Held { packed, .. } => packed,
+            State::Idle | State::InFlight(_) | State::Abandoned => None,
+        };
+        let packed = held.unwrap_or_else(|| {
+            let mut queue = self.queue.iter();
+            let front = queue.next().expect("a lane that may send is not empty");
+            let max_pairs = match self.suspects {
+                0 => usize::MAX,
+                suspects => suspects.div_ceil(2),
+            };
+            pack(front, self.done, queue, max_pairs, capacity)
+        });
+        self.state = State::InFlight(packed.clone());
+        let is_last_try = packed.pairs == 1 && self.doubts + 1 >= DOUBTFUL_TRIES;
+        (packed, is_last_try)
+    }
+
+    /// Ends the request on its way. `None` if it was abandoned.
+    pub(super) fn finish(&mut self) -> Option<Packed> {
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::InFlight(packed) => Some(packed),
+            State::Idle | State::Abandoned | State::Held { .. } => None,
+        }
+    }
+
+    pub(super) fn accept(&mut self, packed: &Packed, left: &mut Left) {
+        self.suspects = self.suspects.saturating_sub(packed.pairs);
+        self.doubts = 0;
+        self.backoff.reset();
+        self.advance(packed.pairs, left);
+    }
+
+    /// Keeps the request for a later try.
+    pub(super) fn retry(&mut self, packed: Packed, now: Instant) {
+        let until = now + self.backoff.next();
+        self.state = State::Held { packed: Some(packed), until, hold: Hold::Endpoint };
+    }
+
+    /// Keeps the request for a time that others decide.
+    pub(super) fn hold(&mut self, packed: Packed, until: Instant) {
+        self.state = State::Held { packed: Some(packed), until, hold: Hold::Itself };
+    }
+
+    /// Keeps the request for a later try; the pairs of a larger one are told
+    /// apart after some tries.
+    pub(super) fn doubt(&mut self, packed: Packed, now: Instant) {
+        self.doubts += 1;
+        let is_bisected = packed.pairs > 1 && self.doubts >= DOUBTFUL_TRIES;
+        if is_bisected {
+            self.suspect(&packed);
+            self.backoff.reset();
+            if self.suspects.div_ceil(2) == 1 {
+                self.doubts = 0;
+            }
+        }
+        let until = now + self.backoff.next();
+        let packed = (!is_bisected).then_some(packed);
+        self.state = State::Held { packed, until, hold: Hold::Itself };
+    }
+
+    /// The culprit is among the pairs of a refused request: the next one holds
+    /// half of them.
+    pub(super) fn suspect(&mut self, packed: &Packed) {
+        self.suspects = packed.pairs;
+    }
+
+    /// Whether the front notification was refused on one of its channels.
+    pub(super) fn is_front_refused(&self) -> bool {
+        !self.refused_on.is_empty()
+    }
+
+    /// Gives up the front pair.
+    pub(super) fn reject(&mut self, problem: &Problem, left: &mut Left) {
+        self.suspects = 0;
+        self.doubts = 0;
+        self.backoff.reset();
+        let front = self.queue.front().expect("what was refused is still in the lane");
+        self.refused_on.push(front.channels[self.done].clone());
+        self.reason = problem.to_string();
+        self.advance(1, left);
+    }
+
+    /// Takes away what the rules refused, as far as it is at the front.
+    pub(super) fn settle(&mut self, left: &mut Left) {
+        if matches!(self.state, State::InFlight(_) | State::Abandoned) {
+            return;
+        }
+        while let Some(front) = self.queue.front() {
+            match &front.refusal {
+                Some(refusal) => {
+                    self.reason = refusal.to_string();
+                    self.refused_on.clone_from(&front.channels);
+                    self.pop(true, left);
+                }
+                None if front.channels.is_empty() => self.pop(false, left),
+                None => return,
+            }
+        }
+    }
+
+    /// The endpoint took a request of another lane.
+    pub(super) fn encourage(&mut self, now: Instant) {
+        if let State::Held { until, hold: Hold::Endpoint, .. } = &mut self.state {
+            self.backoff.reset();
+            *until = (*until).min(now + self.backoff.next());
+        }
+    }
+
+    /// Forgets all but that a request is on its way.
+    pub(super) fn forget(&mut self) {
+        self.queue.clear();
+        self.done = 0;
+        self.refused_on.clear();
+        self.suspects = 0;
+        self.doubts = 0;
+        self.state = match self.state {
+            State::InFlight(_) | State::Abandoned => State::Abandoned,
+            State::Idle | State::Held { .. } => State::Idle,
+        };
+    }
+
+    /// So many pairs at the front are done with.
+    fn advance(&mut self, pairs: usize, left: &mut Left) {
+        self.done += pairs;
+        while let Some(front) = self.queue.front()
+            && self.done >= front.channels.len()
+        {
+            let rest = self.done - front.channels.len();
+            self.pop(!self.refused_on.is_empty(), left);
+            self.done = rest;
+        }
+    }
+
+    fn pop(&mut self, is_refused: bool, left: &mut Left) {
+        let notification = self.queue.pop_front().expect("there is a front notification");
+        left.positions.push(notification.position);
+        left.weight += notification.weight();
+        if is_refused {
+            let channels = std::mem::take(&mut self.refused_on);
+            let reason = std::mem::take(&mut self.reason);
+            left.rejected.push(Rejected { notification, channels, reason });
+        }
+        self.done = 0;
+    }
+}

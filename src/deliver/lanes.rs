@@ -1,0 +1,178 @@
+//! Which request goes out when. Pure: time and verdicts are told.
+//!
+//! Notifications of one entity and id share a lane, a lane has one request on
+//! its way, and lanes run side by side. So order is kept where it matters, a
+//! bad request holds up its own lane only, and a far endpoint does not cap
+//! throughput at one request per round trip.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Instant;
+
+use crate::notification::Notification;
+
+use super::gate::{Admission, Gate, News};
+use super::lane::{Lane, Left};
+use super::pusher::{Capacity, Packed, Verdict};
+
+#[derive(Debug)]
+pub(super) struct Lanes {
+    lanes: Vec<Lane>,
+    gate: Gate,
+    capacity: Capacity,
+    pending_bytes: usize,
+}
+
+/// A request to send now.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) lane: usize,
+    pub(super) packed: Packed,
+    /// A doubtful answer is the last one that is borne.
+    pub(super) is_last_try: bool,
+}
+
+impl Lanes {
+    pub(super) fn new(count: usize, capacity: Capacity) -> Lanes {
+        let lanes = (0..count).map(|_| Lane::new()).collect();
+        Lanes { lanes, gate: Gate::default(), capacity, pending_bytes: 0 }
+    }
+
+    pub(super) fn push(&mut self, notification: Notification) {
+        self.pending_bytes += notification.weight();
+        let lane = self.lane_of(&notification);
+        self.lanes[lane].push(notification);
+    }
+
+    fn lane_of(&self, notification: &Notification) -> usize {
+        let mut hasher = DefaultHasher::new();
+        notification.entity.hash(&mut hasher);
+        notification.id.hash(&mut hasher);
+        let lane = hasher.finish() % self.lanes.len() as u64;
+        usize::try_from(lane).expect("it is below the number of lanes")
+    }
+
+    /// Memory of what has not been accepted yet.
+    pub(super) fn pending_bytes(&self) -> usize {
+        self.pending_bytes
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lanes.iter().all(Lane::is_empty)
+    }
+
+    /// What the rules refused and is at the front of its lane.
+    pub(super) fn settle(&mut self) -> Left {
+        let mut left = Left::default();
+        for lane in &mut self.lanes {
+            lane.settle(&mut left);
+        }
+        self.pending_bytes -= left.weight;
+        left
+    }
+
+    /// The next request that may go out now.
+    pub(super) fn start(&mut self, now: Instant) -> Option<Start> {
+        let lane = match self.gate.admits(now) {
+            Admission::None => None,
+            Admission::All => self.lanes.iter().position(|lane| {
+                lane.may_send() && lane.held_until().is_none_or(|until| until <= now)
+            }),
+            Admission::One { from } => {
+                let count = self.lanes.len();
+                (from..from + count).map(|lane| lane % count).find(|&l| self.lanes[l].may_send())
+            }
+        }?;
+        let (packed, is_last_try) = self.lanes[lane].start(self.capacity);
+        self.gate.started(lane);
+        Some(Start { lane, packed, is_last_try })
+    }
+
+    /// When the next request may go out, if none that is on its way ends before.
+    pub(super) fn next_start(&self, now: Instant) -> Option<Instant> {
+        if self.gate.is_probing() {
+            return None;
+        }
+        let waiting = self.lanes.iter().filter(|lane| lane.may_send());
+        let own_wait = |lane: &Lane| match self.gate.is_shut() {
+            true => now,
+            false => lane.held_until().unwrap_or(now),
+        };
+        let earliest = waiting.map(own_wait).min()?;
+        Some(self.gate.opens_at().map_or(earliest, |opens_at| earliest.max(opens_at)))
+    }
+
+    /// Takes in how a request ended.
+    pub(super) fn finish(
+        &mut self,
+        lane: usize,
+        verdict: Verdict,
+        now: Instant,
+    ) -> (Left, Option<News>) {
+        let mut left = Left::default();
+        self.gate.ended(lane, now);
+        let Some(packed) = self.lanes[lane].finish() else { return (left, None) };
+        let news = self.decide(lane, packed, verdict, now, &mut left);
+        self.pending_bytes -= left.weight;
+        (left, news)
+    }
+
+    fn decide(
+        &mut self,
+        index: usize,
+        packed: Packed,
+        verdict: Verdict,
+        now: Instant,
+        left: &mut Left,
+    ) -> Option<News> {
+        let lane = &mut self.lanes[index];
+        match verdict {
+            Verdict::Accepted => {
+                lane.accept(&packed, left);
+                for lane in &mut self.lanes {
+                    lane.encourage(now);
+                }
+                let is_calm = !self.lanes.iter().any(Lane::is_held);
+                self.gate.accepted(now, is_calm)
+            }
+            Verdict::Retry { problem, after } => {
+                lane.retry(packed, now);
+                self.gate.failed(problem, after, now)
+            }
+            Verdict::Doubt { problem } => {
+                lane.doubt(packed, now);
+                self.gate.failed(problem, None, now)
+            }
+            Verdict::Reject { .. } if packed.pairs > 1 => {
+                lane.suspect(&packed);
+                None
+            }
+            Verdict::Reject { problem } => {
+                // A notification counts once, however many channels it has.
+                if !self.gate.is_shut() && lane.is_front_refused() || self.gate.may_reject() {
+                    lane.reject(&problem, left);
+                    return None;
+                }
+                lane.hold(packed, now);
+                self.gate.stop(Gate::refused_too_often(problem), now)
+            }
+            Verdict::Stop { problem } => {
+                lane.hold(packed, now);
+                self.gate.stop(problem, now)
+            }
+            Verdict::EventsOnly => {
+                let is_new = self.capacity.batch_events > 0;
+                self.capacity.batch_events = 0;
+                is_new.then_some(News::EventsOnly)
+            }
+        }
+    }
+
+    /// Forgets what was not accepted. A lane whose request is still on its way
+    /// stays busy until that has ended.
+    pub(super) fn forget(&mut self) {
+        for lane in &mut self.lanes {
+            lane.forget();
+        }
+        self.pending_bytes = 0;
+    }
+}

@@ -1,0 +1,168 @@
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Deserialize;
+
+/// `[limits]`: how much is on its way at once.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Requests that may be on their way to the endpoint side by side. Order is
+    /// kept for each entity and id whatever this is.
+    pub max_in_flight: MaxInFlight,
+    /// Memory for notifications that the endpoint has not accepted yet. At the
+    /// bound rowcast stops reading changes; Postgres keeps them meanwhile.
+    pub max_pending: ByteSize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { max_in_flight: MaxInFlight(8), max_pending: ByteSize::mebibytes(32) }
+    }
+}
+
+/// A number of requests from 1 to 256.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "usize")]
+pub struct MaxInFlight(usize);
+
+impl MaxInFlight {
+    pub fn get(self) -> usize {
+        self.0
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} requests at once: it takes a number from 1 to 256")]
+pub struct MaxInFlightError(usize);
+
+impl TryFrom<usize> for MaxInFlight {
+    type Error = MaxInFlightError;
+
+    fn try_from(count: usize) -> Result<MaxInFlight, MaxInFlightError> {
+        if (1..=256).contains(&count) {
+            Ok(MaxInFlight(count))
+        } else {
+            Err(MaxInFlightError(count))
+        }
+    }
+}
+
+/// An amount of memory or disk, written `"32MiB"`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ByteSize(u64);
+
+impl ByteSize {
+    const UNITS: [(&'static str, u64); 7] = [
+        ("B", 1),
+        ("KB", 1000),
+        ("MB", 1000 * 1000),
+        ("GB", 1000 * 1000 * 1000),
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+    ];
+
+    pub const fn mebibytes(count: u64) -> ByteSize {
+        ByteSize(count << 20)
+    }
+
+    pub const fn new(bytes: u64) -> ByteSize {
+        ByteSize(bytes)
+    }
+
+    pub fn bytes(self) -> u64 {
+        self.0
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ByteSizeError {
+    #[error("{0:?} is not a size: write a whole number and a unit, as in \"32MiB\"")]
+    Form(String),
+    #[error("{0:?} is no unit of size: use B, KB, MB, GB, KiB, MiB or GiB")]
+    Unit(String),
+    #[error("{0:?} is more than any machine has")]
+    TooLarge(String),
+}
+
+impl FromStr for ByteSize {
+    type Err = ByteSizeError;
+
+    fn from_str(text: &str) -> Result<ByteSize, ByteSizeError> {
+        let text = text.trim();
+        let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(split);
+        let unit = unit.trim();
+        if number.is_empty() || unit.is_empty() {
+            return Err(ByteSizeError::Form(text.to_owned()));
+        }
+        let Some((_, factor)) =
+            Self::UNITS.into_iter().find(|(name, _)| name.eq_ignore_ascii_case(unit))
+        else {
+            return Err(ByteSizeError::Unit(unit.to_owned()));
+        };
+        let count = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+        count.map(ByteSize).ok_or_else(|| ByteSizeError::TooLarge(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for ByteSize {
+    type Error = ByteSizeError;
+
+    fn try_from(text: String) -> Result<ByteSize, ByteSizeError> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (unit, factor) = Self::UNITS
+            .into_iter()
+            .filter(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor))
+            .max_by_key(|(_, factor)| *factor)
+            .unwrap_or(("B", 1));
+        write!(f, "{}{unit}", self.0 / factor)
+    }
+}
+
+impl fmt::Debug for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_is_a_whole_number_and_a_unit() {
+        for (text, bytes) in
+            [("32MiB", 32 << 20), ("1 GB", 1_000_000_000), ("9000b", 9000), ("0KiB", 0)]
+        {
+            assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
+        }
+        assert_eq!("32".parse::<ByteSize>(), Err(ByteSizeError::Form("32".into())));
+        assert_eq!("MiB".parse::<ByteSize>(), Err(ByteSizeError::Form("MiB".into())));
+        assert_eq!("1.5MiB".parse::<ByteSize>(), Err(ByteSizeError::Unit(".5MiB".into())));
+        let huge = "99999999999GiB".parse::<ByteSize>();
+        assert_eq!(huge, Err(ByteSizeError::TooLarge("99999999999GiB".into())));
+    }
+
+    #[test]
+    fn a_size_prints_in_the_largest_unit_that_divides_it() {
+        for text in ["32MiB", "1GB", "9KB", "1023B", "0B"] {
+            assert_eq!(text.parse::<ByteSize>().expect(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn limits_refuse_zero_requests_and_unknown_keys() {
+        assert_eq!(toml::from_str::<Limits>(""), Ok(Limits::default()));
+        let zero = toml::from_str::<Limits>("max_in_flight = 0").expect_err("zero");
+        assert!(zero.to_string().contains("from 1 to 256"), "{zero}");
+        assert!(toml::from_str::<Limits>("max_inflight = 8").is_err());
+    }
+}

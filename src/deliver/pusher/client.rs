@@ -1,0 +1,259 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use tracing::{debug, warn};
+
+use crate::change::Timestamp;
+use crate::notification::{ChannelName, EventName};
+use crate::secret::Secret;
+
+use super::answer::{Answer, judge};
+use super::packing::{self, Packed, Path};
+use super::signature::{Method, Signed, signed_query};
+use super::{Config, ConfigError, Problem, Server, Verdict};
+
+/// No answer of an endpoint is longer; what follows is not read.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+/// Speaks to one app of one Pusher-compatible server.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    app: Arc<App>,
+}
+
+#[derive(Debug)]
+struct App {
+    /// `http://host:port/prefix/apps/1/`
+    url: String,
+    /// `/apps/1/`, or with the prefix, as the server verifies it.
+    signed_path: String,
+    key: String,
+    secret: Secret,
+    server: Server,
+    timeout: Duration,
+}
+
+impl Client {
+    /// Reads files (certificate authorities), and connects to nothing.
+    pub fn new(config: &Config) -> Result<Client, ConfigError> {
+        let endpoint = config.endpoint()?;
+        let timeout = config.timeout.get();
+        let mut http = reqwest::Client::builder()
+            .user_agent(concat!("rowcast/", env!("CARGO_PKG_VERSION")))
+            .tls_backend_preconfigured(tls(config, endpoint.is_encrypted())?)
+            // A followed 301 turns the POST into a GET, and nothing is published.
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .no_proxy()
+            .tcp_nodelay(true)
+            .connect_timeout(timeout)
+            .timeout(timeout)
+            // Shorter than any server's own: a connection that the server is
+            // about to close costs a retry.
+            .pool_idle_timeout(Duration::from_secs(10));
+        if let Some(proxy) = &config.proxy {
+            let proxy = reqwest::Proxy::all(proxy.as_url().clone()).map_err(ConfigError::Http)?;
+            http = http.proxy(proxy);
+        }
+        if config.http2 && !endpoint.is_encrypted() {
+            http = http.http2_prior_knowledge();
+        }
+
+        let path = format!("/apps/{}/", config.app_id.as_str());
+        let signed_prefix = if config.signs_path_prefix() { endpoint.prefix() } else { "" };
+        Ok(Client {
+            http: http.build().map_err(ConfigError::Http)?,
+            app: Arc::new(App {
+                url: format!("{}{}{path}", endpoint.origin(), endpoint.prefix()),
+                signed_path: format!("{signed_prefix}{path}"),
+                key: config.key.as_str().to_owned(),
+                secret: config.secret.clone(),
+                server: config.server,
+                timeout,
+            }),
+        })
+    }
+
+    pub fn server(&self) -> Server {
+        self.app.server
+    }
+
+    /// Publishes one event now, and once.
+    ///
+    /// # Errors
+    /// Why the endpoint did not accept it on all channels. After a timeout or a
+    /// broken answer it may still have been published.
+    pub async fn publish(
+        &self,
+        event: &EventName,
+        channels: &[ChannelName],
+        data: &str,
+    ) -> Result<(), Problem> {
+        let mut channels = channels;
+        while !channels.is_empty() {
+            let capacity = self.app.server.capacity();
+            let packed = packing::event(event, channels, data, usize::MAX, capacity);
+            channels = &channels[packed.pairs..];
+            let response = self.post(&packed).await?;
+            response.answer().check()?;
+        }
+        Ok(())
+    }
+
+    /// Asks whether the endpoint knows this app and its key and secret, and
+    /// publishes nothing.
+    ///
+    /// # Errors
+    /// What is wrong: the network, the address, the app, the secret, the clock.
+    pub async fn probe(&self) -> Result<(), Problem> {
+        // The answer lists channels: this prefix keeps it short.
+        let parameters = [("filter_by_prefix", "rowcast-probe")];
+        let response = self.send(Method::Get, "channels", &parameters, Bytes::new()).await?;
+        response.answer().check()
+    }
+
+    /// Sends the request once and says what became of it. `is_last_try`: a
+    /// doubtful answer now means that the request is bad, if the endpoint is
+    /// otherwise well.
+    pub(in crate::deliver) async fn attempt(&self, packed: Packed, is_last_try: bool) -> Verdict {
+        let server = self.app.server;
+        let verdict = match self.post(&packed).await {
+            Ok(response) => judge(server, response.answer()),
+            Err(problem) => problem.judge(server, None),
+        };
+        match verdict {
+            Verdict::Doubt { problem } if is_last_try => match self.probe().await {
+                Ok(()) => Verdict::Reject { problem },
+                Err(unwell) => {
+                    debug!(%unwell, "endpoint is unwell");
+                    Verdict::Doubt { problem }
+                }
+            },
+            Verdict::Stop { problem: problem @ Problem::Answered { code: 404 | 405, .. } }
+                if packed.path == Path::BatchEvents =>
+            {
+                match self.probe().await {
+                    Ok(()) => Verdict::EventsOnly,
+                    Err(_) => Verdict::Stop { problem },
+                }
+            }
+            verdict => verdict,
+        }
+    }
+
+    async fn post(&self, packed: &Packed) -> Result<Response, Problem> {
+        self.send(Method::Post, packed.path.name(), &[], packed.body.clone()).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        name: &str,
+        parameters: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<Response, Problem> {
+        let app = &*self.app;
+        let query = signed_query(
+            &app.key,
+            &app.secret,
+            Signed {
+                method,
+                path: &format!("{}{name}", app.signed_path),
+                parameters,
+                body: &body,
+                unix_seconds: unix_seconds(),
+            },
+        );
+        let url = format!("{}{name}?{query}", app.url);
+        let request = match method {
+            Method::Get => self.http.get(url),
+            Method::Post => self.http.post(url).header(CONTENT_TYPE, "application/json").body(body),
+        };
+        let answered = request.send().await;
+        let response = answered.map_err(|error| self.explain(error, Problem::Unreachable))?;
+        Response::read(response).await.map_err(|error| self.explain(error, Problem::BrokenOff))
+    }
+
+    fn explain(&self, error: reqwest::Error, otherwise: fn(reqwest::Error) -> Problem) -> Problem {
+        // The address has the key and a signature in it.
+        let error = error.without_url();
+        if error.is_timeout() { Problem::Timeout(self.app.timeout) } else { otherwise(error) }
+    }
+}
+
+struct Response {
+    status: u16,
+    headers: HeaderMap,
+    body: Vec<u8>,
+}
+
+impl Response {
+    async fn read(mut response: reqwest::Response) -> Result<Response, reqwest::Error> {
+        let mut body = Vec::new();
+        while body.len() < MAX_ANSWER_BYTES
+            && let Some(chunk) = response.chunk().await?
+        {
+            body.extend_from_slice(&chunk);
+        }
+        let status = response.status().as_u16();
+        Ok(Response { status, headers: std::mem::take(response.headers_mut()), body })
+    }
+
+    fn answer(&self) -> Answer<'_> {
+        Answer {
+            status: self.status,
+            retry_after: self.header(RETRY_AFTER),
+            location: self.header(LOCATION),
+            date: self.header(DATE),
+            body: &self.body,
+            unix_seconds: unix_seconds(),
+        }
+    }
+
+    fn header(&self, name: HeaderName) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+fn unix_seconds() -> i64 {
+    Timestamp::now().unix_micros().div_euclid(1_000_000)
+}
+
+/// The system's authorities and those of `ca_file`. On plain HTTP none are
+/// read, since a slim container may have none.
+fn tls(config: &Config, is_encrypted: bool) -> Result<rustls::ClientConfig, ConfigError> {
+    let mut roots = rustls::RootCertStore::empty();
+    if is_encrypted || config.proxy.is_some() {
+        let system = rustls_native_certs::load_native_certs();
+        for error in &system.errors {
+            warn!(%error, "cannot read some of the system's certificate authorities");
+        }
+        roots.add_parsable_certificates(system.certs);
+    }
+    if let Some(path) = &config.ca_file {
+        let failed = |source| ConfigError::CaFile { path: path.clone(), source };
+        let mut count = 0;
+        for certificate in CertificateDer::pem_file_iter(path).map_err(failed)? {
+            roots
+                .add(certificate.map_err(failed)?)
+                .map_err(|source| ConfigError::CaCertificate { path: path.clone(), source })?;
+            count += 1;
+        }
+        if count == 0 {
+            return Err(ConfigError::CaFileEmpty { path: path.clone() });
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring has the cipher suites of TLS 1.2 and 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(tls)
+}

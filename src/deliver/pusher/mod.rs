@@ -1,0 +1,23 @@
+//! The Pusher HTTP API as Reverb, Soketi, Sockudo, laravel-websockets and
+//! hosted Pusher implement it: what a request looks like, what fits into one,
+//! and what an answer means.
+//!
+//! Only `client` does IO.
+
+mod answer;
+mod client;
+mod config;
+mod packing;
+mod server;
+mod signature;
+
+pub use answer::{NotAnAnswer, Problem, Said};
+pub use client::Client;
+pub use config::{
+    AppId, AppIdError, AppKey, AppKeyError, Cluster, ClusterError, Config, ConfigError,
+    EndpointUrl, EndpointUrlError, ProxyUrl, ProxyUrlError, Timeout, TimeoutError,
+};
+pub use server::{Capacity, Server, escaped_len};
+
+pub(super) use answer::Verdict;
+pub(super) use packing::{Packed, pack};

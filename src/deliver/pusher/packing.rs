@@ -1,0 +1,309 @@
+//! Which notifications go into one request, and its body. Pure.
+//!
+//! What is counted is *pairs*, a notification on one of its channels: a server
+//! accepts or refuses those. One notification goes to `events`, which takes up
+//! to 100 of its channels; several go to `batch_events`, an entry for each pair.
+
+use bytes::Bytes;
+
+use crate::notification::{ChannelName, EventName, Notification};
+
+use super::Capacity;
+
+/// A request ready to be signed and sent.
+#[derive(Clone, Debug)]
+pub(in crate::deliver) struct Packed {
+    pub(in crate::deliver) path: Path,
+    pub(in crate::deliver) body: Bytes,
+    /// How many pairs from the front it holds; at least one.
+    pub(in crate::deliver) pairs: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::deliver) enum Path {
+    Events,
+    BatchEvents,
+}
+
+impl Path {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Path::Events => "events",
+            Path::BatchEvents => "batch_events",
+        }
+    }
+}
+
+/// Packs the front of a queue: at most `max_pairs`, beginning with channel
+/// `first_channel` of the first notification. Never splits a notification
+/// between two requests where it fits into one. A pair that does not even fit
+/// alone is packed alone: whether it is too large is the server's to say.
+///
+/// `first_channel` is one of the first notification's, and `max_pairs` not 0.
+pub(in crate::deliver) fn pack<'a>(
+    first: &Notification,
+    first_channel: usize,
+    rest: impl Iterator<Item = &'a Notification>,
+    max_pairs: usize,
+    capacity: Capacity,
+) -> Packed {
+    let channels = &first.channels[first_channel..];
+    let batch = Batch::new(max_pairs.min(capacity.batch_events), capacity.body_bytes);
+    batch
+        .pack(first, channels, rest)
+        .unwrap_or_else(|| event(&first.event, channels, &first.data, max_pairs, capacity))
+}
+
+/// The body of `events` for as many of `channels` as fit, at least one.
+pub(super) fn event(
+    event: &EventName,
+    channels: &[ChannelName],
+    data: &str,
+    max_channels: usize,
+    capacity: Capacity,
+) -> Packed {
+    const END: &[u8] = b"]}";
+    let names: usize = channels.iter().map(|channel| channel.len() + 3).sum();
+    let mut body = Vec::with_capacity(data.len() * 5 / 4 + names.min(25_000) + 300);
+    body.extend_from_slice(b"{\"name\":");
+    write_string(&mut body, event.as_str());
+    body.extend_from_slice(b",\"data\":");
+    write_string(&mut body, data);
+    body.extend_from_slice(b",\"channels\":[");
+    let mut pairs = 0;
+    for channel in channels.iter().take(max_channels.min(Capacity::CHANNELS)) {
+        let mark = body.len();
+        if pairs > 0 {
+            body.push(b',');
+        }
+        write_string(&mut body, channel.as_str());
+        if pairs > 0 && body.len() + END.len() > capacity.body_bytes {
+            body.truncate(mark);
+            break;
+        }
+        pairs += 1;
+    }
+    body.extend_from_slice(END);
+    Packed { path: Path::Events, body: body.into(), pairs }
+}
+
+struct Batch {
+    body: Vec<u8>,
+    pairs: usize,
+    max_pairs: usize,
+    max_bytes: usize,
+}
+
+impl Batch {
+    const END: &'static [u8] = b"]}";
+
+    fn new(max_pairs: usize, max_bytes: usize) -> Batch {
+        Batch { body: Vec::new(), pairs: 0, max_pairs, max_bytes }
+    }
+
+    /// `None` if fewer than two notifications fit: then `events` says the same
+    /// in fewer bytes.
+    fn pack<'a>(
+        mut self,
+        first: &Notification,
+        channels: &[ChannelName],
+        rest: impl Iterator<Item = &'a Notification>,
+    ) -> Option<Packed> {
+        let mut rest = rest.take_while(|notification| notification.refusal.is_none());
+        let second = rest.next()?;
+        if channels.len() + second.channels.len() > self.max_pairs {
+            return None;
+        }
+        self.body.reserve(self.max_bytes.min(10_000));
+        self.body.extend_from_slice(b"{\"batch\":[");
+        if !self.add(first, channels) || !self.add(second, &second.channels) {
+            return None;
+        }
+        while let Some(next) = rest.next()
+            && self.add(next, &next.channels)
+        {}
+        self.body.extend_from_slice(Self::END);
+        Some(Packed { path: Path::BatchEvents, body: self.body.into(), pairs: self.pairs })
+    }
+
+    /// Adds the notification on all of `channels`, or leaves it out.
+    fn add(&mut self, notification: &Notification, channels: &[ChannelName]) -> bool {
+        if self.pairs + channels.len() > self.max_pairs {
+            return false;
+        }
+        let mark = self.body.len();
+        for (index, channel) in channels.iter().enumerate() {
+            if self.pairs + index > 0 {
+                self.body.push(b',');
+            }
+            self.body.extend_from_slice(b"{\"name\":");
+            write_string(&mut self.body, notification.event.as_str());
+            self.body.extend_from_slice(b",\"channel\":");
+            write_string(&mut self.body, channel.as_str());
+            self.body.extend_from_slice(b",\"data\":");
+            write_string(&mut self.body, &notification.data);
+            self.body.push(b'}');
+            if self.body.len() + Self::END.len() > self.max_bytes {
+                self.body.truncate(mark);
+                return false;
+            }
+        }
+        self.pairs += channels.len();
+        true
+    }
+}
+
+fn write_string(body: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(body, text).expect("a string is JSON, and memory takes every write");
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::deliver::pusher::Server;
+    use crate::deliver::tests::notification;
+
+    /// The pairs of a request, in order: event, channel and data.
+    fn pairs(packed: &Packed) -> Vec<(String, String, String)> {
+        let body: Value = serde_json::from_slice(&packed.body).expect("a body is JSON");
+        let text = |value: &Value| value.as_str().expect("a string").to_owned();
+        match packed.path {
+            Path::Events => body["channels"]
+                .as_array()
+                .expect("channels")
+                .iter()
+                .map(|channel| (text(&body["name"]), text(channel), text(&body["data"])))
+                .collect(),
+            Path::BatchEvents => body["batch"]
+                .as_array()
+                .expect("a batch")
+                .iter()
+                .map(|e| (text(&e["name"]), text(&e["channel"]), text(&e["data"])))
+                .collect(),
+        }
+    }
+
+    /// Packs everything, as a lane does, and returns each request.
+    fn pack_all(queue: &[Notification], max_pairs: usize, capacity: Capacity) -> Vec<Packed> {
+        let mut requests = Vec::new();
+        let (mut front, mut done) = (0, 0);
+        while front < queue.len() {
+            let rest = queue[front + 1..].iter();
+            let packed = pack(&queue[front], done, rest, max_pairs, capacity);
+            done += packed.pairs;
+            while front < queue.len() && done >= queue[front].channels.len() {
+                done -= queue[front].channels.len();
+                front += 1;
+            }
+            requests.push(packed);
+        }
+        requests
+    }
+
+    fn flat(queue: &[Notification]) -> Vec<(String, String, String)> {
+        let pairs = queue.iter().flat_map(|n| {
+            n.channels.iter().map(|c| (n.event.to_string(), c.to_string(), n.data.to_string()))
+        });
+        pairs.collect()
+    }
+
+    #[test]
+    fn one_notification_is_an_event_on_all_its_channels() {
+        let one = notification("post", 7, &["private-posts.7", "posts"]);
+        let packed = pack(&one, 0, [].iter(), usize::MAX, Server::Any.capacity());
+        assert_eq!(packed.path, Path::Events);
+        assert_eq!(
+            packed.body,
+            r#"{"name":"PostUpdated","data":"{\"id\":7}","channels":["private-posts.7","posts"]}"#
+        );
+        assert_eq!(packed.pairs, 2);
+    }
+
+    #[test]
+    fn several_notifications_are_a_batch_of_each_on_each_channel() {
+        let queue = [notification("post", 7, &["a", "b"]), notification("post", 8, &["a"])];
+        let packed = pack(&queue[0], 1, queue[1..].iter(), usize::MAX, Server::Any.capacity());
+        assert_eq!(packed.path, Path::BatchEvents);
+        assert_eq!(pairs(&packed), flat(&queue)[1..]);
+    }
+
+    #[test]
+    fn reverb_takes_dozens_of_events_where_others_take_ten() {
+        let queue: Vec<_> = (0..200).map(|id| notification("post", id, &["a"])).collect();
+        let pairs = |server: Server| pack_all(&queue, usize::MAX, server.capacity())[0].pairs;
+        assert!(pairs(Server::Reverb) > 100);
+        assert_eq!(pairs(Server::Any), 10);
+        assert_eq!(pairs(Server::Soketi), 10);
+        assert_eq!(pairs(Server::LaravelWebsockets), 1);
+    }
+
+    #[test]
+    fn more_than_a_hundred_channels_go_in_several_requests() {
+        let names: Vec<String> = (0..250).map(|n| format!("private-posts.{n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let queue = [notification("post", 1, &names)];
+        let requests = pack_all(&queue, usize::MAX, Server::Sockudo.capacity());
+        assert_eq!(requests.iter().map(|r| r.pairs).collect::<Vec<_>>(), [100, 100, 50]);
+        assert_eq!(requests.iter().flat_map(pairs).collect::<Vec<_>>(), flat(&queue));
+    }
+
+    #[test]
+    fn what_the_rules_refused_is_never_packed_nor_anything_behind_it() {
+        let mut queue: Vec<_> = (0..4).map(|id| notification("post", id, &["a"])).collect();
+        queue[2].refusal =
+            Some(crate::notification::Refusal::Oversize { bytes: 20_000, limit: 8_000 });
+        let packed = pack(&queue[0], 0, queue[1..].iter(), usize::MAX, Server::Any.capacity());
+        assert_eq!(packed.pairs, 2);
+    }
+
+    #[test]
+    fn the_longest_data_fits_even_with_the_longest_names() {
+        let capacity = Server::Reverb.capacity();
+        let mut one = notification("post", 1, &[&"c".repeat(ChannelName::MAX_LEN)]);
+        one.event = r"\".repeat(EventName::MAX_LEN).parse().expect("an event");
+        one.data = "x".repeat(capacity.max_data_bytes() - 2).into();
+        let packed = pack(&one, 0, [].iter(), usize::MAX, capacity);
+        assert!(packed.body.len() <= capacity.body_bytes, "{}", packed.body.len());
+    }
+
+    fn queue() -> impl Strategy<Value = Vec<Notification>> {
+        let one = (1..130_usize, 0..5_000_usize, any::<bool>(), 0..190_usize);
+        let few = (1..4_usize, 0..200_usize, any::<bool>(), 0..20_usize);
+        let made = prop_oneof![1 => one, 6 => few].prop_map(|(channels, data, quotes, name)| {
+            let names: Vec<String> =
+                (0..channels).map(|n| format!("{}-{n}", "c".repeat(name + 1))).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let mut made = notification("post", 1, &names);
+            let text = if quotes { "\"".repeat(data / 2) } else { "x".repeat(data) };
+            made.data = serde_json::to_string(&text).expect("a string is JSON").into();
+            made
+        });
+        prop::collection::vec(made, 1..40)
+    }
+
+    proptest! {
+        #[test]
+        fn every_request_is_within_the_limits_and_nothing_is_lost_or_reordered(
+            queue in queue(),
+            server in prop::sample::select(&Server::ALL[..]),
+            max_pairs in prop_oneof![Just(usize::MAX), 1..20_usize],
+        ) {
+            let capacity = server.capacity();
+            let requests = pack_all(&queue, max_pairs, capacity);
+            for packed in &requests {
+                let pairs = pairs(packed);
+                prop_assert_eq!(packed.pairs, pairs.len());
+                prop_assert!(pairs.len() <= max_pairs);
+                prop_assert!(packed.body.len() <= capacity.body_bytes || pairs.len() == 1);
+                match packed.path {
+                    Path::Events => prop_assert!(pairs.len() <= Capacity::CHANNELS),
+                    Path::BatchEvents => prop_assert!(pairs.len() <= capacity.batch_events),
+                }
+            }
+            prop_assert_eq!(requests.iter().flat_map(pairs).collect::<Vec<_>>(), flat(&queue));
+        }
+    }
+}

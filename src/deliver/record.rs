@@ -1,0 +1,44 @@
+//! A notification as one JSON object on one line.
+
+use serde::de::IgnoredAny;
+
+use crate::notification::{ChannelName, Notification};
+
+/// Appends the notification as an object that is not closed yet, so that the
+/// caller can add fields. `id` and `data` stand in it exactly as they were made.
+pub(super) fn write_open(
+    line: &mut Vec<u8>,
+    notification: &Notification,
+    channels: &[ChannelName],
+) {
+    line.extend_from_slice(b"{\"at\":");
+    write_json(line, &notification.at.to_string());
+    write_field(line, "rule", &*notification.rule);
+    write_field(line, "event", &notification.event);
+    write_field(line, "channels", channels);
+    write_field(line, "entity", &*notification.entity);
+    line.extend_from_slice(b",\"id\":");
+    write_raw(line, &notification.id);
+    write_field(line, "action", &notification.action);
+    line.extend_from_slice(b",\"data\":");
+    write_raw(line, &notification.data);
+    write_field(line, "position", &notification.position.value());
+}
+
+/// Appends `,"name":value`.
+pub(super) fn write_field<T: serde::Serialize + ?Sized>(line: &mut Vec<u8>, name: &str, value: &T) {
+    line.push(b',');
+    write_json(line, name);
+    line.push(b':');
+    write_json(line, value);
+}
+
+fn write_json<T: serde::Serialize + ?Sized>(line: &mut Vec<u8>, value: &T) {
+    serde_json::to_writer(line, value).expect("texts, numbers and lists of them are JSON");
+}
+
+/// A JSON text as it is; what is none, or spans lines, as a string.
+fn write_raw(line: &mut Vec<u8>, text: &str) {
+    let is_json = !text.contains(['\n', '\r']) && serde_json::from_str::<IgnoredAny>(text).is_ok();
+    if is_json { line.extend_from_slice(text.as_bytes()) } else { write_json(line, text) }
+}

@@ -1,0 +1,151 @@
+use std::fmt;
+use std::time::Duration;
+
+use tokio_postgres::Client;
+use tracing::warn;
+
+use super::{Options, Slot};
+use crate::change::Relation;
+use crate::postgres::APPLICATION_NAME;
+use crate::postgres::checks::{self, Expected, Finding, Kind};
+use crate::postgres::need::{IdentityNeed, Need};
+use crate::postgres::snapshot::Snapshot;
+use crate::route::{Problem, TableNeeds};
+
+/// The database as it is now, held against what the rules need of it.
+pub(super) struct Inspection {
+    snapshot: Snapshot,
+    problems: Vec<Problem>,
+    findings: Vec<Finding>,
+}
+
+/// Why nothing may stream: each error of an inspection.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Refused {
+    /// With the rules: they, or the tables, must change.
+    pub problems: Vec<Problem>,
+    /// With the database: each names its fix.
+    pub findings: Vec<Finding>,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the database is not as the rules need it")?;
+        for problem in &self.problems {
+            write!(f, "\n{problem}")?;
+            for line in problem.fix.iter().flat_map(|fix| fix.lines()) {
+                write!(f, "\n  {line}")?;
+            }
+        }
+        for finding in &self.findings {
+            write!(f, "\n{finding}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Inspection {
+    pub(super) async fn of(
+        client: &Client,
+        options: &Options,
+    ) -> Result<Inspection, tokio_postgres::Error> {
+        let database = &options.database;
+        let snapshot = Snapshot::gather(client, &database.slot, &database.publication).await?;
+        let relations = relations(&snapshot);
+        let problems = options.rules.check(&relations);
+        let needs = needs_of(&options.rules.tables(&relations));
+        let expected = Expected {
+            slot: &database.slot,
+            publication: &database.publication,
+            application_name: APPLICATION_NAME,
+            own_backend: None,
+            needs: &needs,
+        };
+        let mut findings = checks::check(&snapshot, &expected);
+        findings.retain(|finding| concerns(finding.kind, &options.slot));
+        Ok(Inspection { snapshot, problems, findings })
+    }
+
+    /// # Errors
+    /// If the promise could not be kept with the database as it is.
+    pub(super) fn accept(&self) -> Result<(), Refused> {
+        let problems: Vec<_> = self.problems.iter().filter(|p| p.is_error()).cloned().collect();
+        let findings: Vec<_> = self.findings.iter().filter(|f| f.is_error()).cloned().collect();
+        match problems.is_empty() && findings.is_empty() {
+            true => Ok(()),
+            false => Err(Refused { problems, findings }),
+        }
+    }
+
+    /// Logs what works but should not stay so.
+    pub(super) fn warn(&self) {
+        for problem in self.problems.iter().filter(|problem| !problem.is_error()) {
+            match &problem.fix {
+                Some(fix) => warn!(fix, "{problem}"),
+                None => warn!("{problem}"),
+            }
+        }
+        for finding in self.findings.iter().filter(|finding| !finding.is_error()) {
+            warn!(fix = finding.fix, "{}", finding.message);
+        }
+    }
+
+    pub(super) fn relations(&self) -> Vec<Relation> {
+        relations(&self.snapshot)
+    }
+
+    /// Zero if the server waits for ever.
+    pub(super) fn wal_sender_timeout(&self) -> Duration {
+        self.snapshot.server.wal_sender_timeout.unwrap_or_default()
+    }
+}
+
+fn relations(snapshot: &Snapshot) -> Vec<Relation> {
+    snapshot.tables.iter().map(|table| table.relation.clone()).collect()
+}
+
+/// A slot that is in use is waited for, not complained of; and of a slot that
+/// will be made for the session there is nothing to say yet.
+fn concerns(kind: Kind, slot: &Slot) -> bool {
+    match kind {
+        Kind::SlotActive => false,
+        Kind::SlotMissing
+        | Kind::SlotPhysical
+        | Kind::SlotPlugin
+        | Kind::SlotDatabase
+        | Kind::SlotLost
+        | Kind::SlotNearlyLost
+        | Kind::UnlimitedRetention
+        | Kind::PublicationPerhapsNewer => matches!(slot, Slot::Configured),
+        Kind::WalLevel
+        | Kind::RoleCannotReplicate
+        | Kind::NoFreeSlot
+        | Kind::SynchronousStandby
+        | Kind::PublicationMissing
+        | Kind::PublicationOperations
+        | Kind::PublicationByPartition
+        | Kind::TableNotPublished
+        | Kind::TableUnlogged
+        | Kind::TableNotWanted
+        | Kind::RowFilter
+        | Kind::ColumnList
+        | Kind::GeneratedColumns
+        | Kind::Identity => true,
+    }
+}
+
+/// What rules need of tables, in the words of `postgres`.
+pub fn needs_of(tables: &[TableNeeds<'_>]) -> Vec<Need> {
+    let identity = |table: &TableNeeds<'_>| {
+        let needs = table.identity.iter();
+        needs.map(|(column, rule)| IdentityNeed { column: *column, rule: rule.clone() }).collect()
+    };
+    tables
+        .iter()
+        .map(|table| Need {
+            oid: table.relation.oid,
+            columns: table.columns.clone(),
+            identity: identity(table),
+        })
+        .collect()
+}

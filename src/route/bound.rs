@@ -1,0 +1,410 @@
+//! A rule on one relation: names became indexes, what never varies is made.
+
+use std::sync::Arc;
+
+use super::action::{Announcement, Facts, Rows, decide};
+use super::channel::{BoundChannel, Rendered};
+use super::data::{BoundData, write_minimal};
+use super::expression::{BoundExpression, Variable};
+use super::names;
+use super::router::{Counts, Scratch};
+use super::rule::{Options, Rule};
+use super::template::{BoundPart, BoundTemplate, Part, Template, Unrenderable};
+use super::value::{write_json, write_string};
+use super::view::{Known, Names, Scope, Side, View};
+use super::{Oversize, SoftDelete};
+use crate::change::{Change, Operation, Relation};
+use crate::notification::{Action, ChannelName, EventName, Notification, Refusal};
+
+#[derive(Debug)]
+pub(super) struct BoundRule {
+    name: Arc<str>,
+    names: Names,
+    on: [bool; Action::ALL.len()],
+    id: BoundId,
+    pub channels: Vec<BoundChannel>,
+    pub events: Vec<BoundEvent>,
+    membership: Option<BoundExpression>,
+    when: Option<BoundExpression>,
+    /// `None` for a column that the relation lacks.
+    changed: Option<Vec<Option<usize>>>,
+    data: Option<BoundData>,
+    oversize: Oversize,
+    fixed: Vec<bool>,
+    soft_delete: BoundSoftDelete,
+}
+
+#[derive(Debug)]
+enum BoundId {
+    PrimaryKey(Vec<usize>),
+    Template(BoundTemplate),
+}
+
+#[derive(Debug)]
+enum BoundSoftDelete {
+    None,
+    Column(usize),
+    /// The rule names a column that the relation lacks.
+    Unknown,
+}
+
+#[derive(Debug)]
+pub(super) enum BoundEvent {
+    /// By action.
+    Constant([Result<EventName, String>; Action::ALL.len()]),
+    Template(BoundTemplate),
+}
+
+/// What of a notification is the same for all its events.
+struct Letter {
+    id: Box<str>,
+    channels: Vec<ChannelName>,
+    data: String,
+    partial: bool,
+    refusal: Option<Refusal>,
+}
+
+impl BoundRule {
+    pub(super) fn new(rule: &Rule, relation: &Relation) -> BoundRule {
+        let entity: Arc<str> = match &rule.entity {
+            Some(entity) => entity.clone(),
+            None => names::entity(&relation.table.name).into(),
+        };
+        let studly = names::studly(&entity).into();
+        let print = |part: &Part| match part {
+            Part::Variable(Variable::Entity) => Some(entity.to_string()),
+            Part::Variable(Variable::EntityStudly) => Some(names::studly(&entity)),
+            Part::Variable(Variable::Table) => Some(relation.table.name.to_string()),
+            Part::Variable(Variable::Schema) => Some(relation.table.schema.to_string()),
+            _ => None,
+        };
+        let condition = |expression| BoundExpression::new(expression, relation);
+        let is_fixed = |name: &str| rule.fixed.iter().any(|fixed| fixed == name);
+        BoundRule {
+            name: rule.name.clone(),
+            on: Action::ALL.map(|action| rule.announces(action)),
+            id: match &rule.id {
+                Some(id) => BoundId::Template(id.bind(relation)),
+                None => BoundId::PrimaryKey(relation.primary_key.clone()),
+            },
+            channels: rule.channels.iter().map(|c| c.bind(relation, print)).collect(),
+            events: rule.events.iter().map(|e| BoundEvent::new(e, relation, print)).collect(),
+            membership: rule.membership.as_ref().map(condition),
+            when: rule.when.as_ref().map(condition),
+            changed: rule
+                .changed
+                .as_ref()
+                .map(|columns| columns.iter().map(|name| relation.column(name)).collect()),
+            data: rule.data.as_ref().map(|data| data.bind(relation)),
+            oversize: rule.oversize,
+            fixed: relation.columns.iter().map(|column| is_fixed(&column.name)).collect(),
+            soft_delete: match (rule.soft_delete_column(relation), &rule.soft_delete) {
+                (Some(column), _) => BoundSoftDelete::Column(column),
+                (None, SoftDelete::Column(_)) => BoundSoftDelete::Unknown,
+                (None, _) => BoundSoftDelete::None,
+            },
+            names: Names { entity: entity.clone(), studly },
+        }
+    }
+
+    /// Appends what the rule says about the change.
+    pub(super) fn announce(
+        &self,
+        change: &Change<'_>,
+        options: &Options,
+        scratch: &mut Scratch,
+        counts: &mut Counts,
+        out: &mut Vec<Notification>,
+    ) {
+        let view = View {
+            change,
+            side: Side::New,
+            action: match change.operation {
+                Operation::Insert => Action::Created,
+                Operation::Update => Action::Updated,
+                Operation::Delete => Action::Deleted,
+            },
+            names: &self.names,
+            fixed: &self.fixed,
+            zone: &options.timezone,
+        };
+        let facts = self.facts(&view);
+        for told in decide(facts).into_iter().flatten() {
+            let view = View { action: told.action, side: told.side, ..view };
+            if !self.on[told.action as usize] || !self.concerns(&view, facts) {
+                continue;
+            }
+            for told in self.by_id(told, &view, scratch) {
+                let view = view.from(told.side);
+                let letter = self.letter(told.rows, &view, options, scratch, counts);
+                self.post(letter, &view, out);
+            }
+        }
+    }
+
+    fn facts(&self, view: &View<'_>) -> Facts {
+        let operation = view.change.operation;
+        let member = |side, exists: bool| match &self.membership {
+            Some(condition) if exists => condition.holds(&view.from(side)),
+            _ => Some(true),
+        };
+        let is_set = |scope| match self.soft_delete {
+            BoundSoftDelete::None => Some(false),
+            BoundSoftDelete::Unknown => None,
+            BoundSoftDelete::Column(column) => match view.value(scope, column) {
+                Known::Null => Some(false),
+                Known::Text(_) => Some(true),
+                Known::Unknown => None,
+            },
+        };
+        let key = &view.change.relation.primary_key;
+        Facts {
+            operation,
+            key_changed: operation == Operation::Update
+                && key.iter().any(|column| view.change.column_changed(*column) == Some(true)),
+            was_member: member(Side::Old, operation != Operation::Insert),
+            is_member: member(Side::New, operation != Operation::Delete),
+            was_deleted: is_set(Scope::Old),
+            is_deleted: is_set(Scope::New),
+        }
+    }
+
+    /// Whether `when` and `changed` let it pass.
+    fn concerns(&self, view: &View<'_>, facts: Facts) -> bool {
+        if self.when.as_ref().is_some_and(|condition| condition.holds(view) == Some(false)) {
+            return false;
+        }
+        // A row that may just have become a member is news, whichever column
+        // made it one.
+        let sure_member = facts.was_member.is_some() && facts.is_member.is_some();
+        let Some(columns) = self.changed.as_ref().filter(|_| sure_member) else { return true };
+        view.action != Action::Updated
+            || columns.iter().any(|column| match column {
+                Some(column) => view.change.column_changed(*column) != Some(false),
+                None => true,
+            })
+    }
+
+    /// A row that stays but announces another entity than before (a child moved
+    /// to another parent) is told of both, each on its own row's channels.
+    fn by_id(
+        &self,
+        told: Announcement,
+        view: &View<'_>,
+        scratch: &mut Scratch,
+    ) -> Vec<Announcement> {
+        if told.rows != Rows::Both || !matches!(self.id, BoundId::Template(_)) {
+            return vec![told];
+        }
+        let id = |side, out: &mut String| {
+            out.clear();
+            self.write_id(&view.from(side), out)
+        };
+        let old = id(Side::Old, &mut scratch.id);
+        let new = id(Side::New, &mut scratch.text);
+        if old == new && scratch.id == scratch.text {
+            return vec![told];
+        }
+        vec![
+            Announcement { side: Side::Old, rows: Rows::Old, ..told },
+            Announcement { side: Side::New, rows: Rows::New, ..told },
+        ]
+    }
+
+    fn write_id(&self, view: &View<'_>, out: &mut String) -> Result<(), Unrenderable> {
+        let columns = match &self.id {
+            BoundId::Template(template) => return template.json(view, out),
+            BoundId::PrimaryKey(columns) => columns,
+        };
+        let relation = &view.change.relation;
+        let write = |column: usize, out: &mut String| match view.value(Scope::Row, column) {
+            Known::Text(bytes) => {
+                write_json(out, relation.columns[column].kind, bytes, view.zone);
+                Ok(())
+            }
+            Known::Null => {
+                out.push_str("null");
+                Ok(())
+            }
+            Known::Unknown => {
+                let name = &relation.columns[column].name;
+                Err(Unrenderable::Unknown(format!("the row does not carry {name}")))
+            }
+        };
+        match &**columns {
+            [] => Err(Unrenderable::Unknown("the table has no primary key".to_owned())),
+            [column] => write(*column, out),
+            columns => {
+                for (index, column) in columns.iter().enumerate() {
+                    out.push(if index == 0 { '{' } else { ',' });
+                    write_string(out, &relation.columns[*column].name);
+                    out.push(':');
+                    write(*column, out)?;
+                }
+                out.push('}');
+                Ok(())
+            }
+        }
+    }
+
+    fn letter(
+        &self,
+        rows: Rows,
+        view: &View<'_>,
+        options: &Options,
+        scratch: &mut Scratch,
+        counts: &mut Counts,
+    ) -> (Letter, Vec<String>) {
+        scratch.id.clear();
+        let mut refusal = None;
+        if let Err(reason) = self.write_id(view, &mut scratch.id) {
+            scratch.id.replace_range(.., "null");
+            refusal = Some(unrenderable("id", reason));
+        }
+        let mut channels = Vec::with_capacity(self.channels.len());
+        let mut refused: Vec<String> = Vec::new();
+        for side in rows.sides() {
+            for channel in &self.channels {
+                match channel.add(&view.from(*side), &mut scratch.text, &mut channels) {
+                    Rendered::Kept => {}
+                    Rendered::LeftOut => counts.null_channels += 1,
+                    Rendered::Refused(reason) if refused.contains(&reason) => {}
+                    Rendered::Refused(reason) => refused.push(reason),
+                }
+            }
+        }
+        let mut letter = Letter {
+            id: scratch.id.as_str().into(),
+            channels,
+            data: String::new(),
+            partial: false,
+            refusal,
+        };
+        self.write_data(view, options, &mut letter);
+        counts.partial += u64::from(letter.partial && letter.refusal.is_none());
+        (letter, refused)
+    }
+
+    fn write_data(&self, view: &View<'_>, options: &Options, letter: &mut Letter) {
+        let limit = options.max_data_bytes;
+        if let Some(data) = &self.data {
+            let made = data.write(view, &mut letter.data);
+            let bytes = letter.data.len();
+            if made.is_ok() && bytes <= limit {
+                return;
+            }
+            if made.is_ok() && self.oversize == Oversize::Reject {
+                letter.refusal.get_or_insert(Refusal::Oversize { bytes, limit });
+                return;
+            }
+            letter.data.clear();
+            letter.partial = true;
+        }
+        write_minimal(view, &letter.id, letter.partial, &mut letter.data);
+        if letter.data.len() > limit {
+            let bytes = letter.data.len();
+            letter.refusal.get_or_insert(Refusal::Oversize { bytes, limit });
+        }
+    }
+
+    fn post(
+        &self,
+        (letter, refused): (Letter, Vec<String>),
+        view: &View<'_>,
+        out: &mut Vec<Notification>,
+    ) {
+        let notification = |event, channels, refusal| Notification {
+            rule: self.name.clone(),
+            entity: self.names.entity.clone(),
+            action: view.action,
+            id: letter.id.clone(),
+            event,
+            channels,
+            data: letter.data.as_str().into(),
+            partial: letter.partial,
+            position: view.change.transaction.position,
+            at: view.change.transaction.at,
+            refusal,
+        };
+        for event in &self.events {
+            let (event, nameless) = match event.name(view) {
+                Ok(event) => (event, None),
+                Err(reason) => {
+                    let stand_in = "rowcast.unnamed".parse().expect("a valid event name");
+                    (stand_in, Some(reason))
+                }
+            };
+            let refusal = letter
+                .refusal
+                .clone()
+                .or_else(|| nameless.map(|reason| Refusal::Unrenderable { part: "event", reason }));
+            if !letter.channels.is_empty() || (refusal.is_some() && refused.is_empty()) {
+                out.push(notification(event.clone(), letter.channels.clone(), refusal));
+            }
+            if !refused.is_empty() {
+                let reason = refused.join("; ");
+                let refusal = Refusal::Unrenderable { part: "channels", reason };
+                out.push(notification(event, Vec::new(), Some(refusal)));
+            }
+        }
+    }
+}
+
+fn unrenderable(part: &'static str, reason: Unrenderable) -> Refusal {
+    let (Unrenderable::Unknown(reason) | Unrenderable::Failed(reason)) = reason;
+    Refusal::Unrenderable { part, reason }
+}
+
+impl BoundEvent {
+    fn new(
+        template: &Template,
+        relation: &Relation,
+        print: impl Fn(&Part) -> Option<String>,
+    ) -> BoundEvent {
+        let constant = |action: Action| -> Option<String> {
+            let texts = template.parts.iter().map(|part| match part {
+                Part::Text(text) => Some(text.to_string()),
+                Part::Variable(Variable::Action) => Some(action.name().to_owned()),
+                Part::Variable(Variable::ActionStudly) => Some(action.studly_name().to_owned()),
+                part => print(part),
+            });
+            texts.collect()
+        };
+        let [Some(created), Some(updated), Some(deleted), Some(restored)] =
+            Action::ALL.map(constant)
+        else {
+            return BoundEvent::Template(template.bind(relation));
+        };
+        let names = [created, updated, deleted, restored];
+        BoundEvent::Constant(names.map(|name| parse_event(&name)))
+    }
+
+    pub(super) fn problem(&self) -> Option<&str> {
+        match self {
+            BoundEvent::Constant(names) => {
+                names.iter().find_map(|name| name.as_ref().err().map(String::as_str))
+            }
+            BoundEvent::Template(_) => None,
+        }
+    }
+
+    fn name(&self, view: &View<'_>) -> Result<EventName, String> {
+        match self {
+            BoundEvent::Constant(names) => names[view.action as usize].clone(),
+            BoundEvent::Template(template) => {
+                let mut name = String::new();
+                for part in &template.parts {
+                    // NULL prints nothing: the rest still names the event.
+                    BoundPart::text(part, view, &mut name).map_err(|reason| match reason {
+                        Unrenderable::Unknown(reason) | Unrenderable::Failed(reason) => reason,
+                    })?;
+                }
+                parse_event(&name)
+            }
+        }
+    }
+}
+
+fn parse_event(name: &str) -> Result<EventName, String> {
+    name.parse().map_err(|error| format!("{name:?}: {error}"))
+}

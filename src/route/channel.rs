@@ -1,0 +1,221 @@
+//! Channel names, partly from row values. Whatever a row holds, the name stays
+//! within the template's frame and class.
+
+use super::template::{BoundPart, BoundTemplate, Part, Printed, Template, Unrenderable};
+use super::view::View;
+use crate::change::Relation;
+use crate::notification::{ChannelClass, ChannelName};
+
+/// A template that cannot become a channel of another class.
+#[derive(Clone, Debug)]
+pub(super) struct ChannelTemplate {
+    pub template: Template,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ChannelTemplateError {
+    #[error("the channel name is empty")]
+    Empty,
+    #[error(
+        "it begins with {head:?}, which a value could make a {class} channel; \
+         the beginning must be text that tells the class"
+    )]
+    Class { head: String, class: &'static str },
+    #[error("{0:?} may not be in a channel name")]
+    Character(char),
+    #[error("its text has {0} bytes, and the servers take {max}", max = ChannelName::MAX_LEN)]
+    TooLong(usize),
+    #[error("rowcast cannot encrypt yet, and anyone could read what it sends there")]
+    Encrypted,
+}
+
+impl ChannelTemplateError {
+    pub(super) fn fix(&self, text: &str) -> Option<String> {
+        match self {
+            ChannelTemplateError::Class { .. } => {
+                Some(format!("for example \"private-{text}\", or \"rows.{text}\" if it is public"))
+            }
+            _ => None,
+        }
+    }
+}
+
+const CLASSES: [ChannelClass; 7] = [
+    ChannelClass::Cache,
+    ChannelClass::Private,
+    ChannelClass::PrivateCache,
+    ChannelClass::Encrypted,
+    ChannelClass::EncryptedCache,
+    ChannelClass::Presence,
+    ChannelClass::PresenceCache,
+];
+
+/// What the literal beginning of a name says about its class, `open` if a value
+/// follows. A value may still lengthen `private-` to `private-cache-`, which is
+/// seen when it is rendered; but it must not make a public name a private one.
+fn class_of_head(head: &str, open: bool) -> Result<ChannelClass, ChannelTemplateError> {
+    let class = ChannelClass::of(head);
+    if matches!(class, ChannelClass::Encrypted | ChannelClass::EncryptedCache) {
+        return Err(ChannelTemplateError::Encrypted);
+    }
+    if open && class == ChannelClass::Public {
+        let becomes = CLASSES.into_iter().find(|class| class.prefix().starts_with(head));
+        if let Some(becomes) = becomes {
+            return Err(ChannelTemplateError::Class {
+                head: head.to_owned(),
+                class: becomes.prefix().trim_end_matches('-'),
+            });
+        }
+    }
+    Ok(class)
+}
+
+fn check_text(text: &str, is_first: bool) -> Result<(), ChannelTemplateError> {
+    let rest = if is_first { text.strip_prefix('#').unwrap_or(text) } else { text };
+    match rest.chars().find(|c| !c.is_ascii() || !ChannelName::allows(*c as u8)) {
+        Some(character) => Err(ChannelTemplateError::Character(character)),
+        None => Ok(()),
+    }
+}
+
+impl ChannelTemplate {
+    pub(super) fn new(template: Template) -> Result<ChannelTemplate, ChannelTemplateError> {
+        let mut len = 0;
+        for (index, part) in template.parts.iter().enumerate() {
+            if let Part::Text(text) = part {
+                check_text(text, index == 0)?;
+                len += text.len();
+            }
+        }
+        if len > ChannelName::MAX_LEN {
+            return Err(ChannelTemplateError::TooLong(len));
+        }
+        let is_fixed = |part: &Part| matches!(part, Part::Variable(known) if known.is_static());
+        match &*template.parts {
+            [] => return Err(ChannelTemplateError::Empty),
+            [Part::Text(text)] if text.trim_start_matches('#').is_empty() => {
+                return Err(ChannelTemplateError::Empty);
+            }
+            [Part::Text(text)] => drop(class_of_head(text, false)?),
+            // What the table's or entity's name makes of it is seen when bound.
+            [first, ..] if is_fixed(first) => {}
+            [Part::Text(_), second, ..] if is_fixed(second) => {}
+            [Part::Text(text), ..] => drop(class_of_head(text, true)?),
+            [_, ..] => drop(class_of_head("", true)?),
+        }
+        Ok(ChannelTemplate { template })
+    }
+
+    pub(super) fn bind(
+        &self,
+        relation: &Relation,
+        print: impl Fn(&Part) -> Option<String>,
+    ) -> BoundChannel {
+        let mut parts: Vec<BoundPart> = Vec::new();
+        for (part, bound) in self.template.parts.iter().zip(self.template.bind(relation).parts) {
+            let text = match part {
+                Part::Text(text) => Some(text.to_string()),
+                part => print(part),
+            };
+            match (text, parts.last_mut()) {
+                (Some(text), Some(BoundPart::Text(before))) => {
+                    *before = format!("{before}{text}").into();
+                }
+                (Some(text), _) => parts.push(BoundPart::Text(text.into())),
+                (None, _) => parts.push(bound),
+            }
+        }
+        let class = match &*parts {
+            [BoundPart::Text(text)] => class_of_head(text, false),
+            [BoundPart::Text(text), ..] => class_of_head(text, true),
+            _ => class_of_head("", true),
+        };
+        let constant = match (&*parts, &class) {
+            ([BoundPart::Text(text)], Ok(_)) => text.parse().ok(),
+            _ => None,
+        };
+        BoundChannel { template: BoundTemplate { parts }, class, constant }
+    }
+}
+
+/// A channel's template on one relation.
+#[derive(Clone, Debug)]
+pub(super) struct BoundChannel {
+    template: BoundTemplate,
+    class: Result<ChannelClass, ChannelTemplateError>,
+    constant: Option<ChannelName>,
+}
+
+/// What became of one channel of one change.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Rendered {
+    /// It is among the channels, now or already.
+    Kept,
+    /// A NULL leaves it out.
+    LeftOut,
+    Refused(String),
+}
+
+impl BoundChannel {
+    pub(super) fn problem(&self) -> Option<&ChannelTemplateError> {
+        self.class.as_ref().err()
+    }
+
+    /// Adds the channel of the view's row to `channels`, once.
+    pub(super) fn add(
+        &self,
+        view: &View<'_>,
+        scratch: &mut String,
+        channels: &mut Vec<ChannelName>,
+    ) -> Rendered {
+        if let Some(constant) = &self.constant {
+            if !channels.contains(constant) {
+                channels.push(constant.clone());
+            }
+            return Rendered::Kept;
+        }
+        scratch.clear();
+        match self.render(view, scratch) {
+            Ok(Printed::Null) => return Rendered::LeftOut,
+            Ok(Printed::Value) => {}
+            Err(reason) => return Rendered::Refused(reason),
+        }
+        if channels.iter().any(|channel| channel.as_str() == scratch) {
+            return Rendered::Kept;
+        }
+        match scratch.parse() {
+            Ok(channel) => {
+                channels.push(channel);
+                Rendered::Kept
+            }
+            Err(error) => Rendered::Refused(error.to_string()),
+        }
+    }
+
+    fn render(&self, view: &View<'_>, out: &mut String) -> Result<Printed, String> {
+        let class = self.class.as_ref().map_err(ToString::to_string)?;
+        for part in &self.template.parts {
+            let start = out.len();
+            let printed = part.text(view, out).map_err(|reason| match reason {
+                Unrenderable::Unknown(reason) | Unrenderable::Failed(reason) => reason,
+            })?;
+            if printed == Printed::Null {
+                return Ok(Printed::Null);
+            }
+            let dots = match part {
+                BoundPart::Text(_) | BoundPart::Variable(_) => continue,
+                BoundPart::Expression { filters_dots, .. } => *filters_dots,
+                _ => false,
+            };
+            let allowed =
+                |c: char| c.is_ascii() && ChannelName::allows(c as u8) && (dots || c != '.');
+            if let Some(bad) = out[start..].chars().find(|c| !allowed(*c)) {
+                return Err(format!("a value has {bad:?}, which may not be in a channel name"));
+            }
+        }
+        if ChannelClass::of(out) != *class {
+            return Err(format!("a value would make it another class of channel: {out}"));
+        }
+        Ok(Printed::Value)
+    }
+}

@@ -1,0 +1,190 @@
+//! The payload: a rule's own, or the minimal one.
+
+use std::fmt::Write;
+
+use super::config::Data;
+use super::expression::Reads;
+use super::template::{BoundTemplate, ParseTemplateError, Part, Template, Unrenderable};
+use super::value::write_string;
+use super::view::View;
+use crate::change::Relation;
+
+/// A payload in the shape that the rule gives it.
+#[derive(Clone, Debug)]
+pub(super) enum DataTemplate {
+    Table(Vec<(Box<str>, DataTemplate)>),
+    List(Vec<DataTemplate>),
+    Template(Template),
+    /// JSON that is the same for all rows.
+    Literal(Box<str>),
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum DataError {
+    #[error("{path}: {template:?}: {error}")]
+    Template { path: String, template: String, error: ParseTemplateError },
+    #[error("expected a table, such as {{ post_id = \"{{{{ id }}}}\" }}")]
+    NotATable,
+}
+
+impl DataTemplate {
+    pub(super) fn parse(data: Data) -> Result<DataTemplate, DataError> {
+        if !matches!(data, Data::Table(_)) {
+            return Err(DataError::NotATable);
+        }
+        DataTemplate::node(data, "")
+    }
+
+    fn node(data: Data, path: &str) -> Result<DataTemplate, DataError> {
+        let within = |key: &dyn std::fmt::Display| match path {
+            "" => key.to_string(),
+            path => format!("{path}.{key}"),
+        };
+        Ok(match data {
+            Data::Table(entries) => {
+                let entries = entries.into_iter().map(|(key, value)| {
+                    let value = DataTemplate::node(value, &within(&key))?;
+                    Ok((json_string(&key), value))
+                });
+                DataTemplate::Table(entries.collect::<Result<_, _>>()?)
+            }
+            Data::List(items) => {
+                let items = items.into_iter().enumerate();
+                let items = items.map(|(index, item)| DataTemplate::node(item, &within(&index)));
+                DataTemplate::List(items.collect::<Result<_, _>>()?)
+            }
+            Data::Template(text) => match Template::parse(&text) {
+                Ok(template) => match &*template.parts {
+                    [] => DataTemplate::Literal(json_string("")),
+                    [Part::Text(text)] => DataTemplate::Literal(json_string(text)),
+                    _ => DataTemplate::Template(template),
+                },
+                Err(error) => {
+                    let path = path.to_owned();
+                    return Err(DataError::Template { path, template: text, error });
+                }
+            },
+            Data::Bool(value) => DataTemplate::Literal(value.to_string().into()),
+            Data::Integer(value) => DataTemplate::Literal(value.to_string().into()),
+            Data::Float(value) => DataTemplate::Literal(value.to_string().into()),
+        })
+    }
+
+    pub(super) fn reads(&self) -> Reads {
+        let mut reads = Reads::default();
+        match self {
+            DataTemplate::Table(entries) => {
+                entries.iter().for_each(|(_, value)| reads.merge(&value.reads()));
+            }
+            DataTemplate::List(items) => items.iter().for_each(|item| reads.merge(&item.reads())),
+            DataTemplate::Template(template) => reads.merge(&template.reads()),
+            DataTemplate::Literal(_) => {}
+        }
+        reads
+    }
+
+    /// How long the payload is at the least, whatever the row.
+    pub(super) fn least_len(&self) -> usize {
+        match self {
+            DataTemplate::Table(entries) => {
+                let entries = entries.iter().map(|(key, value)| key.len() + 2 + value.least_len());
+                entries.sum::<usize>() + 1
+            }
+            DataTemplate::List(items) => {
+                items.iter().map(|item| item.least_len() + 1).sum::<usize>() + 1
+            }
+            DataTemplate::Template(template) => {
+                let texts = template.parts.iter().map(|part| match part {
+                    Part::Text(text) => text.len(),
+                    _ => 0,
+                });
+                texts.sum()
+            }
+            DataTemplate::Literal(json) => json.len(),
+        }
+    }
+
+    pub(super) fn bind(&self, relation: &Relation) -> BoundData {
+        match self {
+            DataTemplate::Table(entries) => BoundData::Table(
+                entries.iter().map(|(key, value)| (key.clone(), value.bind(relation))).collect(),
+            ),
+            DataTemplate::List(items) => {
+                BoundData::List(items.iter().map(|item| item.bind(relation)).collect())
+            }
+            DataTemplate::Template(template) => BoundData::Template(template.bind(relation)),
+            DataTemplate::Literal(json) => BoundData::Literal(json.clone()),
+        }
+    }
+}
+
+fn json_string(text: &str) -> Box<str> {
+    let mut json = String::new();
+    write_string(&mut json, text);
+    json.into()
+}
+
+/// A payload on one relation's columns.
+#[derive(Clone, Debug)]
+pub(super) enum BoundData {
+    Table(Vec<(Box<str>, BoundData)>),
+    List(Vec<BoundData>),
+    Template(BoundTemplate),
+    Literal(Box<str>),
+}
+
+impl BoundData {
+    pub(super) fn write(&self, view: &View<'_>, out: &mut String) -> Result<(), Unrenderable> {
+        match self {
+            BoundData::Table(entries) => {
+                out.push('{');
+                for (index, (key, value)) in entries.iter().enumerate() {
+                    if index > 0 {
+                        out.push(',');
+                    }
+                    out.push_str(key);
+                    out.push(':');
+                    value.write(view, out)?;
+                }
+                out.push('}');
+            }
+            BoundData::List(items) => {
+                out.push('[');
+                for (index, item) in items.iter().enumerate() {
+                    if index > 0 {
+                        out.push(',');
+                    }
+                    item.write(view, out)?;
+                }
+                out.push(']');
+            }
+            BoundData::Template(template) => template.json(view, out)?,
+            BoundData::Literal(json) => out.push_str(json),
+        }
+        Ok(())
+    }
+}
+
+/// Appends the payload that tells what to refetch, and no more.
+pub(super) fn write_minimal(view: &View<'_>, id: &str, partial: bool, out: &mut String) {
+    out.push_str("{\"entity\":");
+    write_string(out, &view.names.entity);
+    write!(out, ",\"action\":\"{}\",\"id\":{id}", view.action).expect("a string takes any text");
+    if view.tells_changed()
+        && let Some(changed) = view.changed()
+    {
+        out.push_str(",\"changed\":[");
+        for (index, column) in changed.enumerate() {
+            if index > 0 {
+                out.push(',');
+            }
+            write_string(out, column);
+        }
+        out.push(']');
+    }
+    write!(out, ",\"at\":\"{}\"", view.change.transaction.at).expect("a string takes any text");
+    if partial {
+        out.push_str(",\"partial\":true");
+    }
+    out.push('}');
+}

@@ -1,0 +1,134 @@
+//! What rules need of a table: which columns, and which of them in old rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::rule::Rule;
+use super::view::Scope;
+use super::{Rules, SoftDelete};
+use crate::change::Relation;
+use crate::notification::Action;
+
+/// What the rules need of one table: for its publication and its identity.
+#[derive(Debug)]
+pub struct TableNeeds<'a> {
+    pub relation: &'a Relation,
+    /// Columns that rules name, by index, ascending; with those of the key.
+    pub columns: Vec<usize>,
+    /// Columns that old rows must carry, by index, ascending, each with the
+    /// first rule that needs it.
+    pub identity: Vec<(usize, String)>,
+    pub insert: bool,
+    pub update: bool,
+    pub delete: bool,
+}
+
+impl TableNeeds<'_> {
+    /// Those of `identity` that old rows do not carry now.
+    pub fn missing_identity(&self) -> impl Iterator<Item = &(usize, String)> {
+        self.identity.iter().filter(|(column, _)| !self.relation.columns[*column].in_identity)
+    }
+}
+
+impl Rules {
+    /// Each table that a rule takes, in the order of `relations`.
+    pub fn tables<'a>(&self, relations: &'a [Relation]) -> Vec<TableNeeds<'a>> {
+        relations.iter().filter_map(|relation| self.needs(relation)).collect()
+    }
+
+    pub(super) fn needs<'a>(&self, relation: &'a Relation) -> Option<TableNeeds<'a>> {
+        let mut rules = self.rules.iter().filter(|rule| rule.applies(relation)).peekable();
+        rules.peek()?;
+        let mut columns: BTreeSet<usize> = relation.primary_key.iter().copied().collect();
+        let mut identity: BTreeMap<usize, String> = BTreeMap::new();
+        let (mut insert, mut update, mut delete) = (false, false, false);
+        for rule in rules {
+            columns.extend(rule.columns(relation));
+            let changed = rule.changed.iter().flatten();
+            columns.extend(changed.filter_map(|name| relation.column(name)));
+            for (column, _) in rule.identity_columns(relation) {
+                identity.entry(column).or_insert_with(|| rule.name.to_string());
+            }
+            insert |= rule.announces(Action::Created);
+            update |= rule.needs_updates();
+            delete |= rule.announces(Action::Deleted);
+        }
+        Some(TableNeeds {
+            relation,
+            columns: columns.into_iter().collect(),
+            identity: identity.into_iter().collect(),
+            insert,
+            update,
+            delete,
+        })
+    }
+
+    /// For each column of the relation, whether a rule needs its value. Of the
+    /// others only whether it changed is asked.
+    pub fn wanted(&self, relation: &Relation) -> Vec<bool> {
+        let mut wanted = vec![false; relation.columns.len()];
+        for rule in self.rules.iter().filter(|rule| rule.applies(relation)) {
+            for column in rule.columns(relation) {
+                wanted[column] = true;
+            }
+        }
+        for column in &relation.primary_key {
+            wanted[*column] = true;
+        }
+        wanted
+    }
+}
+
+impl Rule {
+    /// Whether an UPDATE can be news to it. A rule on `created` alone asks for
+    /// inserts only, so that it needs no replica identity.
+    pub(super) fn needs_updates(&self) -> bool {
+        self.on.iter().any(|action| *action != Action::Created)
+            || (self.announces(Action::Created) && self.membership.is_some())
+    }
+
+    /// Columns whose values it reads, in whichever row.
+    pub(super) fn columns(&self, relation: &Relation) -> BTreeSet<usize> {
+        let mut columns = BTreeSet::new();
+        for (_, reads) in self.reads() {
+            columns.extend(reads.resolve(relation).into_iter().map(|(_, column)| column));
+        }
+        if self.id.is_none() {
+            columns.extend(relation.primary_key.iter().copied());
+        }
+        columns.extend(self.soft_delete_column(relation));
+        columns
+    }
+
+    /// Columns that old rows must carry, each with the option that says so.
+    pub(super) fn identity_columns(&self, relation: &Relation) -> BTreeMap<usize, &'static str> {
+        let reads_old = self.on.iter().any(|action| *action != Action::Created);
+        let mut needed = BTreeMap::new();
+        if !reads_old {
+            return needed;
+        }
+        let mut need = |column: usize, option| {
+            let name = &*relation.columns[column].name;
+            let is_fixed = self.fixed.iter().any(|fixed| fixed == name);
+            if !is_fixed || self.announces(Action::Deleted) {
+                needed.entry(column).or_insert(option);
+            }
+        };
+        if self.id.is_none() {
+            relation.primary_key.iter().for_each(|column| need(*column, "id"));
+        }
+        for (option, reads) in self.reads() {
+            let of_both_rows = matches!(option, "id" | "channels");
+            for (scope, column) in reads.resolve(relation) {
+                let whole = reads.whole.contains(&scope);
+                if (scope == Scope::Old && !whole) || (scope == Scope::Row && of_both_rows) {
+                    need(column, option);
+                }
+            }
+        }
+        let asks_for_restored = self.on_is_explicit && self.announces(Action::Restored);
+        if asks_for_restored && self.soft_delete != SoftDelete::Off {
+            self.soft_delete_column(relation).into_iter().for_each(|column| need(column, "on"));
+        }
+        needed
+    }
+}

@@ -1,0 +1,345 @@
+//! Text with `{{ expressions }}`. Plain columns do not pay for the engine.
+
+use std::sync::Arc;
+
+use minijinja::Error;
+
+use super::expression::{Block, BoundBlock, BoundExpression, Expression, Outcome, Reads, Variable};
+use super::value::{write_engine_json, write_engine_text, write_json, write_string, write_text};
+use super::view::{Known, Scope, View};
+use crate::change::{Kind, Relation};
+
+#[derive(Clone, Debug)]
+pub(super) struct Template {
+    pub parts: Vec<Part>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Part {
+    Text(Box<str>),
+    Variable(Variable),
+    Column(Scope, Box<str>),
+    Expression {
+        expression: Arc<Expression>,
+        /// Whether it says itself what NULL becomes.
+        minds_null: bool,
+        /// Whether it filters what a channel may not hold.
+        filters_dots: bool,
+    },
+    Block(Arc<Block>),
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum ParseTemplateError {
+    #[error("`{{{{` at character {0} is never closed by `}}}}`")]
+    Unclosed(usize),
+    #[error("`{{{{ }}}}` at character {0} is empty, expected a column or an expression")]
+    Empty(usize),
+    #[error("{message} in `{{{{ {expression} }}}}`")]
+    Expression { expression: String, message: String },
+    #[error("{0}")]
+    Block(String),
+}
+
+impl Template {
+    pub(super) fn parse(source: &str) -> Result<Template, ParseTemplateError> {
+        let blocks = ["{%", "{#", "{{-", "-}}", "{{+", "+}}"];
+        if blocks.iter().any(|mark| source.contains(mark)) {
+            let block =
+                Block::parse(source).map_err(|e| ParseTemplateError::Block(describe(&e)))?;
+            return Ok(Template { parts: vec![Part::Block(Arc::new(block))] });
+        }
+        let mut parts = Vec::new();
+        let mut rest = source;
+        while let Some(open) = rest.find("{{") {
+            if open > 0 {
+                parts.push(Part::Text(rest[..open].into()));
+            }
+            let at = source[..source.len() - rest.len() + open].chars().count() + 1;
+            let inside = &rest[open + 2..];
+            let close = closing(inside).ok_or(ParseTemplateError::Unclosed(at))?;
+            let expression = inside[..close].trim();
+            if expression.is_empty() {
+                return Err(ParseTemplateError::Empty(at));
+            }
+            parts.push(Part::parse(expression)?);
+            rest = &inside[close + 2..];
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Text(rest.into()));
+        }
+        Ok(Template { parts })
+    }
+
+    pub(super) fn reads(&self) -> Reads {
+        let mut reads = Reads::default();
+        for part in &self.parts {
+            match part {
+                Part::Text(_) | Part::Variable(_) => {}
+                Part::Column(scope, name) => reads.column(*scope, name),
+                Part::Expression { expression, .. } => reads.merge(&expression.reads),
+                Part::Block(block) => reads.merge(&block.reads),
+            }
+        }
+        reads
+    }
+
+    pub(super) fn has_block(&self) -> bool {
+        matches!(*self.parts, [Part::Block(_)])
+    }
+
+    pub(super) fn bind(&self, relation: &Relation) -> BoundTemplate {
+        BoundTemplate { parts: self.parts.iter().map(|part| part.bind(relation)).collect() }
+    }
+}
+
+impl Part {
+    fn parse(source: &str) -> Result<Part, ParseTemplateError> {
+        if is_identifier(source)
+            && !["true", "false", "none", "True", "False", "None"].contains(&source)
+        {
+            return Ok(match Variable::named(source) {
+                Some(Variable::Changed) => Part::expression(source)?,
+                Some(variable) => Part::Variable(variable),
+                None if source == "new" || source == "old" => Part::expression(source)?,
+                None => Part::Column(Scope::Row, source.into()),
+            });
+        }
+        match source.split_once('.') {
+            Some(("new", column)) if is_identifier(column) => {
+                Ok(Part::Column(Scope::New, column.into()))
+            }
+            Some(("old", column)) if is_identifier(column) => {
+                Ok(Part::Column(Scope::Old, column.into()))
+            }
+            _ => Part::expression(source),
+        }
+    }
+
+    fn expression(source: &str) -> Result<Part, ParseTemplateError> {
+        let expression = Expression::parse(source).map_err(|error| {
+            ParseTemplateError::Expression { expression: source.into(), message: describe(&error) }
+        })?;
+        let words = words(source);
+        let has = |names: &[&str]| words.iter().any(|word| names.contains(&&**word));
+        Ok(Part::Expression {
+            expression: Arc::new(expression),
+            minds_null: has(&["if", "or", "and", "is", "default", "d"]),
+            filters_dots: source.contains('|') && has(&["dotted", "replace"]),
+        })
+    }
+
+    fn bind(&self, relation: &Relation) -> BoundPart {
+        match self {
+            Part::Text(text) => BoundPart::Text(text.clone()),
+            Part::Variable(variable) => BoundPart::Variable(*variable),
+            Part::Column(scope, name) => match relation.column(name) {
+                Some(index) => {
+                    BoundPart::Column { scope: *scope, index, kind: relation.columns[index].kind }
+                }
+                None => BoundPart::NoColumn(name.clone()),
+            },
+            Part::Expression { expression, minds_null, filters_dots } => BoundPart::Expression {
+                expression: BoundExpression::new(expression, relation),
+                minds_null: *minds_null,
+                filters_dots: *filters_dots,
+            },
+            Part::Block(block) => BoundPart::Block(BoundBlock::new(block, relation)),
+        }
+    }
+}
+
+/// A template on one relation's columns.
+#[derive(Clone, Debug)]
+pub(super) struct BoundTemplate {
+    pub parts: Vec<BoundPart>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum BoundPart {
+    Text(Box<str>),
+    Variable(Variable),
+    Column {
+        scope: Scope,
+        index: usize,
+        kind: Kind,
+    },
+    /// The relation has no such column (yet).
+    NoColumn(Box<str>),
+    Expression {
+        expression: BoundExpression,
+        minds_null: bool,
+        filters_dots: bool,
+    },
+    Block(BoundBlock),
+}
+
+/// Why a template could not be rendered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Unrenderable {
+    /// The row does not carry a column that it names.
+    Unknown(String),
+    Failed(String),
+}
+
+/// Whether a part had something to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Printed {
+    Value,
+    Null,
+}
+
+impl BoundTemplate {
+    /// Appends the text; NULL prints nothing.
+    pub(super) fn text(&self, view: &View<'_>, out: &mut String) -> Result<(), Unrenderable> {
+        self.parts.iter().try_for_each(|part| part.text(view, out).map(drop))
+    }
+
+    /// Appends JSON: one expression alone keeps its type, all else is a string.
+    pub(super) fn json(&self, view: &View<'_>, out: &mut String) -> Result<(), Unrenderable> {
+        match &*self.parts {
+            [BoundPart::Column { scope, index, kind }] => match view.value(*scope, *index) {
+                Known::Null => out.push_str("null"),
+                Known::Text(bytes) => write_json(out, *kind, bytes, view.zone),
+                Known::Unknown => return Err(unknown_column(view, *index)),
+            },
+            [BoundPart::Expression { expression, .. }] => match expression.evaluate(view) {
+                Outcome::Known(evaluated) => {
+                    write_engine_json(out, &evaluated.value).ok_or_else(|| {
+                        Unrenderable::Failed(format!(
+                            "a {} has no JSON form",
+                            evaluated.value.kind()
+                        ))
+                    })?;
+                }
+                outcome => return Err(unrenderable(outcome)),
+            },
+            _ => {
+                let mut text = String::new();
+                self.text(view, &mut text)?;
+                write_string(out, &text);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl BoundPart {
+    pub(super) fn text(&self, view: &View<'_>, out: &mut String) -> Result<Printed, Unrenderable> {
+        match self {
+            BoundPart::Text(text) => out.push_str(text),
+            BoundPart::Variable(variable) => print_variable(*variable, view, out),
+            BoundPart::Column { scope, index, kind } => match view.value(*scope, *index) {
+                Known::Null => return Ok(Printed::Null),
+                Known::Text(bytes) => write_text(out, *kind, bytes, view.zone),
+                Known::Unknown => return Err(unknown_column(view, *index)),
+            },
+            BoundPart::NoColumn(name) => {
+                return Err(Unrenderable::Unknown(format!("the table has no column {name}")));
+            }
+            BoundPart::Expression { expression, minds_null, .. } => {
+                match expression.evaluate(view) {
+                    Outcome::Known(evaluated) => {
+                        let value = &evaluated.value;
+                        write_engine_text(out, value).ok_or_else(|| {
+                            Unrenderable::Failed(format!("a {} has no text form", value.kind()))
+                        })?;
+                        let is_null = value.is_none() || value.is_undefined();
+                        if is_null || (evaluated.saw_null && !minds_null) {
+                            return Ok(Printed::Null);
+                        }
+                    }
+                    outcome => return Err(unrenderable(outcome)),
+                }
+            }
+            BoundPart::Block(block) => match block.render(view) {
+                Outcome::Known(text) => out.push_str(&text),
+                outcome => return Err(unrenderable(outcome)),
+            },
+        }
+        Ok(Printed::Value)
+    }
+}
+
+pub(super) fn print_variable(variable: Variable, view: &View<'_>, out: &mut String) {
+    match variable {
+        Variable::Entity => out.push_str(&view.names.entity),
+        Variable::EntityStudly => out.push_str(&view.names.studly),
+        Variable::Action => out.push_str(view.action.name()),
+        Variable::ActionStudly => out.push_str(view.action.studly_name()),
+        Variable::Table => out.push_str(&view.change.relation.table.name),
+        Variable::Schema => out.push_str(&view.change.relation.table.schema),
+        Variable::At => out.push_str(&view.change.transaction.at.to_string()),
+        Variable::Changed => unreachable!("`changed` is an expression"),
+    }
+}
+
+fn unknown_column(view: &View<'_>, index: usize) -> Unrenderable {
+    let name = &view.change.relation.columns[index].name;
+    Unrenderable::Unknown(format!("the row does not carry {name}"))
+}
+
+fn unrenderable<T>(outcome: Outcome<T>) -> Unrenderable {
+    match outcome {
+        Outcome::Failed(error) => Unrenderable::Failed(describe(&error)),
+        _ => Unrenderable::Unknown("the row does not carry all columns that it reads".to_owned()),
+    }
+}
+
+/// MiniJinja's own words, in one line, without its made-up file names.
+pub(super) fn describe(error: &Error) -> String {
+    let mut text = match error.detail() {
+        Some(detail) => format!("{}: {detail}", error.kind()),
+        None => error.kind().to_string(),
+    };
+    if let Some(line) = error.line().filter(|line| *line > 1) {
+        text.push_str(&format!(" (line {line})"));
+    }
+    text
+}
+
+/// Where `}}` ends the expression: not within quotes or braces.
+fn closing(source: &str) -> Option<usize> {
+    let mut quote = None;
+    let mut depth = 0_usize;
+    let bytes = source.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        match (quote, bytes[at]) {
+            (Some(_), b'\\') => at += 1,
+            (Some(open), byte) if byte == open => quote = None,
+            (Some(_), _) => {}
+            (None, byte @ (b'"' | b'\'')) => quote = Some(byte),
+            (None, b'{') => depth += 1,
+            (None, b'}') if depth > 0 => depth -= 1,
+            (None, b'}') if bytes.get(at + 1) == Some(&b'}') => return Some(at),
+            (None, _) => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+fn is_identifier(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+/// The words of an expression that are not within quotes.
+fn words(source: &str) -> Vec<String> {
+    let mut quote = None;
+    let mut escaped = false;
+    let mut bare = String::with_capacity(source.len());
+    for character in source.chars() {
+        match quote {
+            Some(_) if escaped => escaped = false,
+            Some(_) if character == '\\' => escaped = true,
+            Some(open) if character == open => quote = None,
+            Some(_) => {}
+            None if character == '"' || character == '\'' => quote = Some(character),
+            None => bare.push(character),
+        }
+    }
+    let separated = bare.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+    separated.filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}

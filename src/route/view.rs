@@ -1,0 +1,112 @@
+//! What a template sees of a change.
+
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+
+use crate::change::{Change, Operation, Value};
+use crate::notification::Action;
+
+/// Which row a bare column name means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Old,
+    New,
+}
+
+/// Where a template looks for a column: `status`, `old.status`, `new.status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Scope {
+    Row,
+    Old,
+    New,
+}
+
+/// A column's value as far as a rule can know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known<'a> {
+    Null,
+    Text(&'a [u8]),
+    Unknown,
+}
+
+/// Names that a rule gives, the same for every change of a table.
+#[derive(Debug)]
+pub(super) struct Names {
+    pub entity: Arc<str>,
+    pub studly: Box<str>,
+}
+
+/// One change, seen from one of its rows.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    pub change: &'a Change<'a>,
+    pub side: Side,
+    pub action: Action,
+    pub names: &'a Names,
+    /// Columns that never change, by index.
+    pub fixed: &'a [bool],
+    pub zone: &'a TimeZone,
+}
+
+impl<'a> View<'a> {
+    pub(super) fn from(self, side: Side) -> View<'a> {
+        View { side, ..self }
+    }
+
+    pub(super) fn value(&self, scope: Scope, column: usize) -> Known<'a> {
+        let side = match scope {
+            Scope::Row => self.side,
+            Scope::Old => Side::Old,
+            Scope::New => Side::New,
+        };
+        let operation = self.change.operation;
+        match side {
+            // A row that does not exist has no values; that is not the same as
+            // a row whose values did not come.
+            Side::Old if operation == Operation::Insert => Known::Null,
+            Side::New if operation == Operation::Delete => Known::Null,
+            Side::New => known(self.change.new_value(column)),
+            Side::Old => match known(self.change.old_value(column)) {
+                Known::Unknown
+                    if operation == Operation::Update
+                        && self.fixed.get(column).copied().unwrap_or(false) =>
+                {
+                    known(self.change.new_value(column))
+                }
+                old => old,
+            },
+        }
+    }
+
+    /// Whether the row went on as the same row with other values.
+    pub(super) fn tells_changed(&self) -> bool {
+        let replaced = self.action == Action::Deleted && self.side == Side::Old;
+        self.change.operation == Operation::Update && self.action != Action::Created && !replaced
+    }
+
+    /// Names of the changed columns in their order, if of each it is known
+    /// whether it changed. None changed in a row that is new or gone.
+    pub(super) fn changed(&self) -> Option<impl Iterator<Item = &'a str> + use<'a>> {
+        let change = self.change;
+        let columns = match self.tells_changed() {
+            true => &*change.relation.columns,
+            false => &[],
+        };
+        let all_known = (0..columns.len()).all(|column| change.column_changed(column).is_some());
+        all_known.then(|| {
+            let changed = columns.iter().enumerate();
+            changed
+                .filter(move |(column, _)| change.column_changed(*column) == Some(true))
+                .map(|(_, column)| &*column.name)
+        })
+    }
+}
+
+fn known(value: Value<'_>) -> Known<'_> {
+    match value {
+        Value::Null => Known::Null,
+        Value::Text(bytes) => Known::Text(bytes),
+        Value::Unchanged | Value::Unknown | Value::Omitted(_) => Known::Unknown,
+    }
+}

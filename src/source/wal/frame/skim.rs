@@ -1,0 +1,282 @@
+use std::mem;
+
+use sha2::{Digest, Sha256};
+
+use crate::change::Field;
+use crate::source::wal::pgoutput::OMITTED;
+
+/// Values up to here stay in a skimmed row, whether a rule names them or not.
+const SMALL: usize = 1 << 10;
+/// Values above this are left out even if a rule names them: no payload holds
+/// them, and a condition on them is answered as for any unknown value.
+const LARGEST: usize = 1 << 20;
+
+/// Makes a huge row small while it is being read: a value that no rule names,
+/// or that is too large for any payload, is replaced by its fingerprint. What
+/// comes out is a message that [`super::super::pgoutput::decode`] reads.
+#[derive(Debug)]
+pub(in crate::source::wal) struct Skim {
+    /// Bytes of the frame not yet consumed.
+    left: usize,
+    /// Whether a rule names the column; a column past its end is not named.
+    wanted: Vec<bool>,
+    state: State,
+    /// A number being read, and how many of its bytes are there.
+    partial: ([u8; 4], usize),
+    column: usize,
+    columns: usize,
+    out: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum State {
+    TupleKind,
+    ColumnCount,
+    ColumnKind,
+    ValueLength,
+    Copy {
+        left: usize,
+    },
+    Hash {
+        left: usize,
+        digest: Box<Sha256>,
+    },
+    /// Not a row: passed over.
+    Discard,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SkimError {
+    #[error("a huge row has a column of kind {kind:?}", kind = char::from(*kind))]
+    UnknownColumn { kind: u8 },
+    #[error("a huge row ends early")]
+    Truncated,
+}
+
+impl Skim {
+    /// How many bytes of the payload [`Skim::new`] needs: tag and relation OID.
+    pub(in crate::source::wal) const HEAD: usize = 5;
+
+    /// The relation that a payload of this head is a row of; `None` if it is no row.
+    pub(in crate::source::wal) fn relation_oid(head: [u8; Self::HEAD]) -> Option<u32> {
+        let [tag, oid @ ..] = head;
+        matches!(tag, b'I' | b'U' | b'D').then(|| u32::from_be_bytes(oid))
+    }
+
+    /// For a payload of `len` bytes that begins with `head`.
+    pub(in crate::source::wal) fn new(
+        head: [u8; Self::HEAD],
+        len: usize,
+        wanted: Vec<bool>,
+    ) -> Skim {
+        let is_row = Self::relation_oid(head).is_some();
+        Skim {
+            left: len - Self::HEAD,
+            wanted,
+            state: if is_row { State::TupleKind } else { State::Discard },
+            partial: ([0; 4], 0),
+            column: 0,
+            columns: 0,
+            out: if is_row { head.to_vec() } else { Vec::new() },
+        }
+    }
+
+    pub(in crate::source::wal) fn is_done(&self) -> bool {
+        self.left == 0
+    }
+
+    /// The small message, once done; `None` for what is not a row.
+    ///
+    /// # Errors
+    /// If the row did not end with its frame.
+    pub(in crate::source::wal) fn finish(self) -> Result<Option<Vec<u8>>, SkimError> {
+        match self.state {
+            State::Discard => Ok(None),
+            State::TupleKind if self.partial.1 == 0 => Ok(Some(self.out)),
+            _ => Err(SkimError::Truncated),
+        }
+    }
+
+    /// Takes what it can of `chunk` and says how many bytes that was: all of
+    /// them, or those up to the frame's end.
+    pub(in crate::source::wal) fn consume(&mut self, chunk: &[u8]) -> Result<usize, SkimError> {
+        let mut at = 0;
+        while at < chunk.len() && self.left > 0 {
+            let rest = &chunk[at..chunk.len().min(at + self.left)];
+            let taken = self.step(rest)?;
+            at += taken;
+            self.left -= taken;
+        }
+        Ok(at)
+    }
+
+    fn step(&mut self, rest: &[u8]) -> Result<usize, SkimError> {
+        match &mut self.state {
+            State::Discard => Ok(rest.len()),
+            State::Copy { left } => {
+                let taken = rest.len().min(*left);
+                self.out.extend_from_slice(&rest[..taken]);
+                *left -= taken;
+                if *left == 0 {
+                    self.next_column();
+                }
+                Ok(taken)
+            }
+            State::Hash { left, digest } => {
+                let taken = rest.len().min(*left);
+                digest.update(&rest[..taken]);
+                *left -= taken;
+                if *left == 0 {
+                    let digest = mem::take(digest).finalize();
+                    self.out.extend_from_slice(&digest[..Field::FINGERPRINT]);
+                    self.next_column();
+                }
+                Ok(taken)
+            }
+            State::TupleKind => {
+                self.out.push(rest[0]);
+                self.state = State::ColumnCount;
+                Ok(1)
+            }
+            State::ColumnKind => {
+                match rest[0] {
+                    kind @ (b'n' | b'u') => {
+                        self.out.push(kind);
+                        self.next_column();
+                    }
+                    b't' => self.state = State::ValueLength,
+                    kind => return Err(SkimError::UnknownColumn { kind }),
+                }
+                Ok(1)
+            }
+            State::ColumnCount => {
+                if let Some(count) = self.number(rest[0], 2) {
+                    self.out.extend_from_slice(&(count as u16).to_be_bytes());
+                    self.columns = count;
+                    self.column = 0;
+                    self.state = if count == 0 { State::TupleKind } else { State::ColumnKind };
+                }
+                Ok(1)
+            }
+            State::ValueLength => {
+                if let Some(len) = self.number(rest[0], 4) {
+                    self.begin_value(len);
+                }
+                Ok(1)
+            }
+        }
+    }
+
+    /// The number of `size` bytes that ends with `byte`, once all are there.
+    fn number(&mut self, byte: u8, size: usize) -> Option<usize> {
+        let (bytes, have) = &mut self.partial;
+        bytes[*have] = byte;
+        *have += 1;
+        if *have < size {
+            return None;
+        }
+        let number = bytes[..size].iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+        self.partial = ([0; 4], 0);
+        Some(number)
+    }
+
+    fn begin_value(&mut self, len: usize) {
+        let wanted = self.wanted.get(self.column).copied().unwrap_or(false);
+        if len <= SMALL || (wanted && len <= LARGEST) {
+            self.out.push(b't');
+            self.out.extend_from_slice(&(len as u32).to_be_bytes());
+            self.state = State::Copy { left: len };
+        } else {
+            self.out.push(OMITTED);
+            self.state = State::Hash { left: len, digest: Box::default() };
+        }
+        if len == 0 {
+            self.next_column();
+        }
+    }
+
+    fn next_column(&mut self) {
+        self.column += 1;
+        self.state = if self.column == self.columns { State::TupleKind } else { State::ColumnKind };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::Field;
+    use crate::source::wal::pgoutput::{Message, decode};
+
+    fn text(value: &[u8]) -> Vec<u8> {
+        let len = u32::try_from(value.len()).unwrap().to_be_bytes();
+        [b"t".as_slice(), &len, value].concat()
+    }
+
+    fn update(old: &[u8], new: &[u8]) -> Vec<u8> {
+        let tuple = |kind: &[u8], big: &[u8]| {
+            [kind, &4_u16.to_be_bytes(), &text(b"1"), &text(big), b"n", &text(b"")].concat()
+        };
+        [b"U\0\0\0\x07".as_slice(), &tuple(b"O", old), &tuple(b"N", new)].concat()
+    }
+
+    fn skimmed(message: &[u8], wanted: &[bool], chunk: usize) -> Vec<u8> {
+        let head = message[..Skim::HEAD].try_into().unwrap();
+        let mut skim = Skim::new(head, message.len(), wanted.to_vec());
+        for piece in message[Skim::HEAD..].chunks(chunk) {
+            assert_eq!(skim.consume(piece), Ok(piece.len()));
+        }
+        assert!(skim.is_done());
+        skim.finish().unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_skimmed_row_tells_whether_its_large_values_are_equal() {
+        let large = vec![b'x'; 5000];
+        let mut other = large.clone();
+        other[4999] = b'y';
+        for (new, same) in [(&large, true), (&other, false)] {
+            for chunk in [1, 7, 4096, 100_000] {
+                let bytes = skimmed(&update(&large, new), &[true, false, false, false], chunk);
+                assert!(bytes.len() < 120);
+                let mut fields = Vec::new();
+                let message = decode(&bytes, 0..bytes.len(), &mut fields).unwrap();
+                assert_eq!(
+                    message,
+                    Message::Update { relation_oid: 7, old: Some(0..4), new: 4..8 }
+                );
+                let at = |field: Field| {
+                    let start = bytes.windows(Field::FINGERPRINT).position(|w| {
+                        Field::omitted(w.as_ptr() as usize - bytes.as_ptr() as usize) == Some(field)
+                    });
+                    &bytes[start.unwrap()..][..Field::FINGERPRINT]
+                };
+                assert_eq!(at(fields[1]) == at(fields[5]), same);
+                assert_eq!(fields[2], Field::NULL);
+            }
+        }
+    }
+
+    #[test]
+    fn a_wanted_value_stays_as_it_is() {
+        let large = vec![b'x'; 5000];
+        let message = update(&large, &large);
+        assert_eq!(skimmed(&message, &[true, true, true, true], 11), message);
+    }
+
+    #[test]
+    fn what_is_no_row_is_passed_over() {
+        let mut skim = Skim::new(*b"M1234", 105, Vec::new());
+        assert_eq!(skim.consume(&[0; 200]), Ok(100));
+        assert!(skim.is_done());
+        assert_eq!(skim.finish(), Ok(None));
+    }
+
+    #[test]
+    fn a_row_that_does_not_end_with_its_frame_is_an_error() {
+        let message = update(b"a", b"b");
+        let head = message[..Skim::HEAD].try_into().unwrap();
+        let mut skim = Skim::new(head, message.len() - 3, Vec::new());
+        skim.consume(&message[Skim::HEAD..]).unwrap();
+        assert_eq!(skim.finish(), Err(SkimError::Truncated));
+    }
+}
