@@ -9,5 +9,6 @@ mod harness_itself;
 mod imports;
 mod main_job;
 mod setup;
+mod setup_command;
 mod tls;
 mod wal;
