@@ -11,5 +11,6 @@ mod harness_itself;
 mod imports;
 mod main_job;
 mod setup;
+mod setup_command;
 mod tls;
 mod wal;
