@@ -286,6 +286,20 @@ impl Serialize for EventName {
     }
 }
 
+/// The length of `text` as a JSON string literal, quotes included: what a
+/// payload takes of a request, since the protocol sends it as a string.
+pub fn escaped_len(text: &str) -> usize {
+    let escapes: usize = text
+        .bytes()
+        .map(|byte| match byte {
+            b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 1,
+            0..0x20 => 5,
+            _ => 0,
+        })
+        .sum();
+    text.len() + escapes + 2
+}
+
 /// What one batch of changes became: its notifications in order, then how far
 /// the source has come with them.
 #[derive(Debug, Default)]
@@ -334,5 +348,14 @@ mod tests {
         assert_eq!("pusher:ping".parse::<EventName>(), Err(EventNameError::Reserved));
         assert_eq!("a\nb".parse::<EventName>(), Err(EventNameError::Control));
         assert_eq!("x".repeat(201).parse::<EventName>(), Err(EventNameError::TooLong(201)));
+    }
+
+    #[test]
+    fn the_escaped_length_is_what_serde_json_writes() {
+        let every_ascii: String = (0..128_u8).map(char::from).collect();
+        for text in ["", "plain", r#"{"a":"b\n"}"#, "é\u{1}\t", &every_ascii] {
+            let written = serde_json::to_string(text).expect("a string is JSON");
+            assert_eq!(escaped_len(text), written.len(), "{text:?}");
+        }
     }
 }

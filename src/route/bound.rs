@@ -15,7 +15,7 @@ use super::value::{write_json, write_string};
 use super::view::{Known, Names, Scope, Side, View};
 use super::{Oversize, SoftDelete};
 use crate::change::{Change, Operation, Relation};
-use crate::notification::{Action, ChannelName, Notification, Refusal};
+use crate::notification::{Action, ChannelName, Notification, Refusal, escaped_len};
 
 #[derive(Debug)]
 pub(super) struct BoundRule {
@@ -291,7 +291,7 @@ impl BoundRule {
         data.clear();
         if let Some(template) = &self.data {
             let made = template.write(view, data);
-            let bytes = data.len();
+            let bytes = escaped_len(data);
             if made.is_ok() && bytes <= limit {
                 return;
             }
@@ -303,7 +303,7 @@ impl BoundRule {
             letter.partial = true;
         }
         write_minimal(view, id, letter.partial, data);
-        let bytes = data.len();
+        let bytes = escaped_len(data);
         if bytes > limit {
             letter.refusal.get_or_insert(Refusal::Oversize { bytes, limit });
         }

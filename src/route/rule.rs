@@ -18,7 +18,8 @@ use crate::notification::{Action, EventName};
 pub struct Options {
     /// Of timestamps without one, as the application writes them.
     pub timezone: TimeZone,
-    /// The longest payload that the endpoint takes.
+    /// The longest payload that the endpoint takes, measured by
+    /// [`escaped_len`](crate::notification::escaped_len).
     pub max_data_bytes: usize,
 }
 

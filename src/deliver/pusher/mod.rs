@@ -17,7 +17,7 @@ pub use config::{
     AppId, AppIdError, AppKey, AppKeyError, Cluster, ClusterError, Config, ConfigError,
     EndpointUrl, EndpointUrlError, ProxyUrl, ProxyUrlError, Timeout, TimeoutError,
 };
-pub use server::{Capacity, Server, escaped_len};
+pub use server::{Capacity, Server};
 
 pub(super) use answer::Verdict;
 pub(super) use packing::{Packed, pack};

@@ -84,7 +84,8 @@ impl Capacity {
     pub const CHANNELS: usize = 100;
 
     /// The longest data that fits whatever its event and channel are called,
-    /// measured as a JSON string literal, see [`escaped_len`].
+    /// measured as a JSON string literal, see
+    /// [`escaped_len`](crate::notification::escaped_len).
     pub fn max_data_bytes(self) -> usize {
         self.data_bytes.min(self.body_bytes - ENVELOPE_BYTES)
     }
@@ -93,19 +94,6 @@ impl Capacity {
 /// `{"name":"","channels":[""],"data":}` with the longest names, the event's
 /// in full of characters that JSON writes as two.
 const ENVELOPE_BYTES: usize = 40 + 2 * 200 + 200;
-
-/// The length of `text` as a JSON string literal, quotes included.
-pub fn escaped_len(text: &str) -> usize {
-    let escapes: usize = text
-        .bytes()
-        .map(|byte| match byte {
-            b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 1,
-            0..0x20 => 5,
-            _ => 0,
-        })
-        .sum();
-    text.len() + escapes + 2
-}
 
 #[cfg(test)]
 mod tests {
@@ -124,15 +112,6 @@ mod tests {
             let named: Server =
                 serde_json::from_value(serde_json::Value::from(name)).expect("a server's name");
             assert_eq!(named, server);
-        }
-    }
-
-    #[test]
-    fn the_escaped_length_is_what_serde_json_writes() {
-        let every_ascii: String = (0..128_u8).map(char::from).collect();
-        for text in ["", "plain", r#"{"a":"b\n"}"#, "é\u{1}\t", &every_ascii] {
-            let written = serde_json::to_string(text).expect("a string is JSON");
-            assert_eq!(escaped_len(text), written.len(), "{text:?}");
         }
     }
 }
