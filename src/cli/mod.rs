@@ -4,7 +4,6 @@
 //! anyhow. A subcommand is a file with its `Args` and one `run`, a variant of
 //! [`Command`] and an arm in [`run`].
 
-mod echo;
 mod rules;
 mod run;
 mod send;

@@ -4,7 +4,8 @@ use std::str::FromStr;
 
 use anyhow::Context;
 
-use super::{Global, echo};
+use super::Global;
+use crate::deliver::echo_line;
 use crate::deliver::pusher::Client;
 use crate::notification::{ChannelName, EventName};
 
@@ -48,7 +49,7 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot send {event} to {channel}"))?;
     println!("sent {event} to {channel}: {data}");
-    if let Some(line) = echo::line(&channel, &event) {
+    if let Some(line) = echo_line(&channel, &event) {
         println!("heard by {line}");
     }
     Ok(())

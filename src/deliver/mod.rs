@@ -6,6 +6,7 @@
 //! good and stands in the rejected file.
 
 mod backoff;
+mod echo;
 mod gate;
 mod lane;
 mod lanes;
@@ -17,6 +18,7 @@ mod rejected;
 mod stdout;
 
 pub use backoff::Backoff;
+pub use echo::echo_line;
 pub use limits::{ByteSize, ByteSizeError, Limits, MaxInFlight, MaxInFlightError};
 pub use rejected::{RejectedError, RejectedFile};
 pub use stdout::{Format, Stdout};

@@ -118,9 +118,13 @@ impl Publisher {
     /// Writes down what was refused before anything of it is confirmed.
     fn leave(&mut self, left: Left) -> Result<(), Error> {
         self.rejected.append(&left.rejected)?;
-        for rejected in &left.rejected {
-            let rule = &*rejected.notification.rule;
-            warn!(rule, path = %self.rejected.path().display(), "a notification was refused for good");
+        if let Some(first) = left.rejected.first() {
+            warn!(
+                count = left.rejected.len(),
+                rule = &*first.notification.rule,
+                path = %self.rejected.path().display(),
+                "notifications were refused for good, and stand in the file with the reason"
+            );
         }
         for position in left.positions {
             self.frontier.leave(position);

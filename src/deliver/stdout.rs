@@ -1,8 +1,9 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use crate::notification::{ChannelClass, ChannelName, EventName, Notification};
+use crate::notification::{ChannelName, Notification};
 
+use super::echo::echo_line;
 use super::record;
 
 /// Prints each notification on one line instead of sending it.
@@ -56,8 +57,8 @@ fn human(notification: &Notification) -> String {
     } else {
         let names: Vec<&str> = channels.iter().map(ChannelName::as_str).collect();
         line.push_str(&format!("  on {}", names.join(", ")));
-        for channel in channels {
-            line.push_str(&format!("  {}", echo(channel, event)));
+        for heard in channels.iter().filter_map(|channel| echo_line(channel, event)) {
+            line.push_str(&format!("  {heard}"));
         }
     }
     // A row's value must not command the terminal.
@@ -70,37 +71,12 @@ fn json(line: &mut Vec<u8>, notification: &Notification) {
     match &notification.refusal {
         Some(refusal) => record::write_field(line, "refused", &refusal.to_string()),
         None => {
-            let echo = |channel| echo(channel, &notification.event);
-            let lines: Vec<String> = notification.channels.iter().map(echo).collect();
+            let echo = |channel| echo_line(channel, &notification.event);
+            let lines: Vec<String> = notification.channels.iter().filter_map(echo).collect();
             record::write_field(line, "echo", &lines);
         }
     }
     line.push(b'}');
-}
-
-/// The line of Laravel Echo that hears `event` on `channel`.
-fn echo(channel: &ChannelName, event: &EventName) -> String {
-    const PREFIXED: &str = "a class begins with its prefix";
-    let name = channel.as_str();
-    let (method, name) = match channel.class() {
-        ChannelClass::Public | ChannelClass::Cache => ("channel", name),
-        ChannelClass::Private | ChannelClass::PrivateCache => {
-            ("private", name.strip_prefix("private-").expect(PREFIXED))
-        }
-        ChannelClass::Encrypted | ChannelClass::EncryptedCache => {
-            ("encryptedPrivate", name.strip_prefix("private-encrypted-").expect(PREFIXED))
-        }
-        ChannelClass::Presence | ChannelClass::PresenceCache => {
-            ("join", name.strip_prefix("presence-").expect(PREFIXED))
-        }
-    };
-    // Echo puts App\Events\ before a name and makes its dots backslashes, unless
-    // the name begins with a dot.
-    let listened = match event.as_str().strip_prefix(r"App\Events\") {
-        Some(class) if !class.contains('.') => class.replace('\\', "."),
-        _ => format!(".{}", event.as_str().replace('\\', r"\\").replace('\'', r"\'")),
-    };
-    format!("Echo.{method}('{name}').listen('{listened}', …)")
 }
 
 #[cfg(test)]
@@ -108,24 +84,6 @@ mod tests {
     use super::*;
     use crate::deliver::tests::notification;
     use crate::notification::Refusal;
-
-    #[test]
-    fn the_echo_line_is_the_one_that_hears_the_event() {
-        for (channel, event, line) in [
-            ("posts", "PostUpdated", "Echo.channel('posts').listen('.PostUpdated', …)"),
-            ("private-posts.42", "x", "Echo.private('posts.42').listen('.x', …)"),
-            ("private-cache-a", "x", "Echo.private('cache-a').listen('.x', …)"),
-            ("presence-room.1", "x", "Echo.join('room.1').listen('.x', …)"),
-            ("private-encrypted-a", "x", "Echo.encryptedPrivate('a').listen('.x', …)"),
-            ("posts", r"App\Events\PostUpdated", "Echo.channel('posts').listen('PostUpdated', …)"),
-            ("posts", r"App\Events\Blog\Post", "Echo.channel('posts').listen('Blog.Post', …)"),
-            ("posts", r"Domain\Post's", r"Echo.channel('posts').listen('.Domain\\Post\'s', …)"),
-        ] {
-            let channel = channel.parse().expect("a channel");
-            let event = event.parse().expect("an event");
-            assert_eq!(echo(&channel, &event), line);
-        }
-    }
 
     #[test]
     fn a_notification_prints_on_one_line_for_people_and_for_programs() {

@@ -111,10 +111,6 @@ impl Said {
         let printable = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c });
         Said(printable.take(Self::MAX_CHARS).collect())
     }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
 }
 
 impl fmt::Display for Said {

@@ -42,6 +42,9 @@ impl Client {
     /// Reads files (certificate authorities), and connects to nothing.
     pub fn new(config: &Config) -> Result<Client, ConfigError> {
         let endpoint = config.endpoint()?;
+        if config.secret.expose().is_empty() {
+            return Err(ConfigError::EmptySecret);
+        }
         let timeout = config.timeout.get();
         let mut http = reqwest::Client::builder()
             .user_agent(concat!("rowcast/", env!("CARGO_PKG_VERSION")))
@@ -55,7 +58,11 @@ impl Client {
             .timeout(timeout)
             // Shorter than any server's own: a connection that the server is
             // about to close costs a retry.
-            .pool_idle_timeout(Duration::from_secs(10));
+            .pool_idle_timeout(Duration::from_secs(10))
+            // A dead HTTP/2 connection would be tried again for as long as TCP
+            // takes to notice.
+            .http2_keep_alive_interval(Duration::from_secs(2))
+            .http2_keep_alive_timeout(Duration::from_secs(3));
         if let Some(proxy) = &config.proxy {
             let proxy = reqwest::Proxy::all(proxy.as_url().clone()).map_err(ConfigError::Http)?;
             http = http.proxy(proxy);

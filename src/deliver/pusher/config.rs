@@ -55,6 +55,8 @@ pub enum ConfigError {
     NoEndpoint,
     #[error("`url` and `cluster` both say where the endpoint is")]
     TwoEndpoints,
+    #[error("the secret is empty")]
+    EmptySecret,
     #[error("cannot read the certificate authorities in {path}")]
     CaFile {
         path: PathBuf,
@@ -79,6 +81,7 @@ impl ConfigError {
         match self {
             ConfigError::NoEndpoint => "url",
             ConfigError::TwoEndpoints => "cluster",
+            ConfigError::EmptySecret => "secret",
             ConfigError::CaFile { .. }
             | ConfigError::CaFileEmpty { .. }
             | ConfigError::CaCertificate { .. } => "ca_file",

@@ -166,6 +166,10 @@ impl Endpoint {
         Endpoint { address, shared, listening }
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub fn url(&self) -> String {
         format!("http://{}{}", self.address, self.shared.prefix)
     }

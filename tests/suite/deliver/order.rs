@@ -1,0 +1,189 @@
+//! Order, loss and memory, whatever the endpoint does.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rowcast::change::Position;
+use rowcast::deliver::ByteSize;
+use rowcast::deliver::pusher::Server;
+use tokio::sync::{mpsc, watch};
+
+use crate::harness::endpoint::{Accepted, Endpoint, Fault};
+
+use super::{Session, Setup, handoff, holds, number, post};
+
+#[tokio::test]
+async fn reading_is_held_back_at_max_pending_and_delivery_goes_on() {
+    let endpoint = Endpoint::start(Server::Any).await;
+    let mut setup = Setup::new(&endpoint);
+    let weight = post(1, 1).weight() as u64;
+    setup.limits.max_pending = ByteSize::new(20 * weight);
+    let mut session = setup.session();
+    endpoint.choose(|_| Some(Fault::status(503)));
+    let handed = Arc::new(AtomicUsize::new(0));
+    let (handoffs, counted) = (session.handoffs.clone(), handed.clone());
+    let sending = tokio::spawn(async move {
+        for n in 1..=200 {
+            handoffs.send(handoff(vec![post(n, n)])).await.expect("delivery runs");
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    endpoint.wait_for_requests(25).await;
+    let handed = handed.load(Ordering::Relaxed);
+    assert!(handed <= 20 + 1 + 4, "{handed} were taken");
+    endpoint.heal();
+    session.wait_confirmed(200).await;
+    sending.await.expect("all are handed on");
+    session.finish().await.expect("all is delivered");
+    endpoint.assert_strict();
+}
+
+#[tokio::test]
+async fn a_request_that_hangs_holds_up_its_own_lane_only() {
+    let endpoint = Endpoint::start(Server::Any).await;
+    let setup = Setup::new(&endpoint);
+    let mut session = setup.session();
+    endpoint.choose(|publish| holds(publish, 0).then_some(Fault::Hang));
+    session.send(vec![post(0, 1)]).await;
+    endpoint.wait_for_requests(1).await;
+    session.send((2..=101).map(|n| post(n, n)).collect()).await;
+    let others = |accepted: &[Accepted]| accepted.len() > 2 * 60;
+    endpoint.wait_for("other lanes go on", others).await;
+    assert_eq!(session.confirmed(), None);
+    assert!(endpoint.most_at_once() <= 8);
+    endpoint.heal();
+    session.wait_confirmed(101).await;
+    endpoint.assert_strict();
+}
+
+#[tokio::test]
+async fn an_endpoint_that_was_away_gets_everything_in_order() {
+    let mut endpoint = Endpoint::start(Server::Reverb).await;
+    let setup = Setup::new(&endpoint);
+    let mut session = setup.session();
+    endpoint.refuse_connections().await;
+    for n in 1..=100 {
+        session.send(vec![post(n % 7, n)]).await;
+    }
+    endpoint.come_back();
+    session.wait_confirmed(100).await;
+    assert_in_order(&endpoint.accepted(), 100);
+    endpoint.assert_strict();
+}
+
+/// Each number is there, and of each entity no number comes for the first time after a later one.
+fn assert_in_order(accepted: &[Accepted], last: u64) {
+    let mut latest: HashMap<(u64, String), u64> = HashMap::new();
+    let mut seen = vec![0_usize; usize::try_from(last).expect("small") + 1];
+    for accepted in accepted {
+        let number = number(accepted);
+        let count = &mut seen[usize::try_from(number).expect("small")];
+        let id = accepted.event.data("id").as_u64().expect("an id");
+        let latest = latest.entry((id, accepted.event.channel.clone())).or_default();
+        assert!(*count > 1 || number >= *latest, "{number} of {id} came after {latest}");
+        *count += 1;
+        *latest = (*latest).max(number);
+    }
+    for number in 1..=last {
+        let count = seen[usize::try_from(number).expect("small")];
+        assert!(count >= 2, "{number} arrived on {count} of 2 channels");
+    }
+}
+
+/// xorshift64: the same faults in the same order for the same seed.
+pub(super) struct Dice(pub(super) u64);
+
+impl Dice {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+fn passing_fault(dice: &mut Dice) -> Option<Fault> {
+    Some(match dice.below(30) {
+        0 => Fault::status(503),
+        1 => Fault::Hang,
+        2 => Fault::CloseBeforeAnswer,
+        3 => Fault::CloseMidAnswer,
+        4 => Fault::AcceptThenReset,
+        5 => Fault::AcceptBut { code: 502, body: String::new() },
+        6 => Fault::status(401),
+        7 => Fault::body(200, ""),
+        8 => Fault::Slow(Duration::from_millis(dice.below(20))),
+        _ => return None,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_faults_neither_lose_nor_reorder_nor_confirm_too_early() {
+    for seed in [1, 2] {
+        let endpoint = Arc::new(Endpoint::start(Server::Any).await);
+        let setup = Setup::new(&endpoint).timeout_ms(150);
+        let mut session = setup.session();
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ seed);
+        endpoint.choose(move |_| passing_fault(&mut dice));
+
+        let early = Arc::new(Mutex::new(Vec::new()));
+        let (mut confirmed, observed, found) =
+            (session.confirmed.clone(), endpoint.clone(), early.clone());
+        let observing = tokio::spawn(async move {
+            while confirmed.changed().await.is_ok() {
+                let position = confirmed.borrow_and_update().map_or(0, Position::value);
+                let accepted = observed.accepted();
+                let mut numbers: Vec<u64> = accepted.iter().map(number).collect();
+                numbers.sort_unstable();
+                numbers.dedup();
+                let below = numbers.iter().filter(|number| **number <= position).count() as u64;
+                if below != position {
+                    found.lock().expect("no panic").push((position, below));
+                }
+            }
+        });
+
+        let mut dice = Dice(0x2545_f491_4f6c_dd1d ^ seed);
+        let mut n = 0;
+        while n < 300 {
+            let count = dice.below(9).min(300 - n);
+            session.send((n + 1..=n + count).map(|n| post(n % 23, n)).collect()).await;
+            n += count;
+        }
+        session.wait_confirmed(300).await;
+        session.finish().await.expect("all is delivered");
+        observing.await.expect("no panic");
+        assert_eq!(*early.lock().expect("no panic"), Vec::new(), "confirmed too early");
+        assert_in_order(&endpoint.accepted(), 300);
+        assert!(setup.rejected().is_empty());
+        endpoint.assert_strict();
+    }
+}
+
+#[tokio::test]
+async fn a_new_session_forgets_the_unsent_and_waits_for_what_is_on_its_way() {
+    let endpoint = Endpoint::start(Server::Any).await;
+    let setup = Setup::new(&endpoint).timeout_ms(300).lanes(1);
+    let mut deliver = setup.deliver();
+    endpoint.fault(Fault::Hang);
+    {
+        let (handoffs, handoffs_rx) = mpsc::channel(4);
+        let (confirmed_tx, _confirmed) = watch::channel(None);
+        let abandoned = deliver.run(handoffs_rx, confirmed_tx);
+        handoffs.send(handoff(vec![post(1, 1), post(2, 2)])).await.expect("room");
+        tokio::select! {
+            _ = abandoned => panic!("it has not delivered anything"),
+            () = endpoint.wait_for_requests(1) => {}
+        }
+    }
+    let mut session = Session::start(deliver);
+    session.send(vec![post(1, 1)]).await;
+    session.wait_confirmed(1).await;
+    session.finish().await.expect("all is delivered");
+    let numbers: Vec<u64> = endpoint.accepted().iter().map(number).collect();
+    assert_eq!(numbers, [1, 1]);
+    // It would have found the same entity in two requests at once.
+    endpoint.assert_strict();
+}
