@@ -3,8 +3,6 @@
 mod make_slot;
 mod report;
 
-use std::time::Duration;
-
 use anyhow::Context;
 use tokio_postgres::Client;
 
@@ -15,7 +13,7 @@ use crate::postgres::checks::{Expected, Finding, Kind, check};
 use crate::postgres::need::Need;
 use crate::postgres::plan::{self, Identities};
 use crate::postgres::snapshot::Snapshot;
-use crate::postgres::statement::Statement;
+use crate::postgres::statement::{Statement, Wait};
 use crate::postgres::{self, APPLICATION_NAME, Dsn, PublishColumns, identity};
 use crate::route::{self, Rules};
 
@@ -47,8 +45,8 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// How long to try for one lock in all.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+/// How often to try for one lock.
+const ATTEMPTS: u32 = 10;
 
 /// What the session is called in `pg_stat_activity`.
 pub(super) const SESSION_NAME: &str = "rowcast setup";
@@ -160,13 +158,15 @@ pub(super) async fn execute(
     client: &Client,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let on_wait = |waiting: &Statement| {
-        tracing::warn!(
-            sql = waiting.sql,
-            "a lock is held by another session; letting others pass, then trying again"
-        );
+    let sql = &statement.sql;
+    let on_wait = |wait| match wait {
+        Wait::ForLock => tracing::warn!(
+            sql,
+            "another session holds the lock for this; letting others pass, then trying again"
+        ),
+        Wait::ForEnd => tracing::warn!(sql, "still at work, or waiting for old transactions"),
     };
-    statement.execute(client, PATIENCE, on_wait).await.with_context(|| {
+    statement.execute(client, ATTEMPTS, on_wait).await.with_context(|| {
         format!("what was done before this stays, and setup can be run again: {}", statement.what)
     })?;
     report.made(statement.what.clone(), statement.sql.clone());
