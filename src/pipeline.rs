@@ -155,7 +155,7 @@ pub async fn run(
     deliver: &mut Deliver,
     shutdown: watch::Receiver<bool>,
 ) -> Result<End, Error> {
-    let mut backoff = Backoff::new();
+    let mut backoff = Backoff::default();
     let mut has_streamed = false;
     let mut last_failure = String::new();
     loop {

@@ -11,8 +11,8 @@ use backoff::backoff::Backoff as _;
 #[derive(Debug)]
 pub struct Backoff(ExponentialBackoff);
 
-impl Backoff {
-    pub fn new() -> Backoff {
+impl Default for Backoff {
+    fn default() -> Backoff {
         let initial = Duration::from_millis(100);
         Backoff(ExponentialBackoff {
             current_interval: initial,
@@ -24,7 +24,9 @@ impl Backoff {
             ..ExponentialBackoff::default()
         })
     }
+}
 
+impl Backoff {
     /// How long to wait before the next attempt.
     #[expect(clippy::should_implement_trait, reason = "it has no end, so it is no iterator")]
     pub fn next(&mut self) -> Duration {
@@ -43,7 +45,7 @@ mod tests {
 
     #[test]
     fn waits_grow_from_100_ms_to_30_s_with_jitter_and_start_anew_after_a_reset() {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::default();
         for expected_ms in [100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000] {
             let wait = backoff.next().as_millis();
             assert!((expected_ms / 2..=expected_ms * 3 / 2 + 1).contains(&wait), "{wait} ms");

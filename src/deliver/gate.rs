@@ -136,7 +136,7 @@ impl Gate {
             Some(shut) if shut.problem == kind => return None,
             Some(shut) => shut.problem = kind,
             None => {
-                let mut backoff = Backoff::new();
+                let mut backoff = Backoff::default();
                 let try_at = now + backoff.next();
                 self.shut = Some(Shut {
                     since: now,

@@ -73,7 +73,7 @@ impl Lane {
             state: State::Idle,
             suspects: 0,
             doubts: 0,
-            backoff: Backoff::new(),
+            backoff: Backoff::default(),
         }
     }
 

@@ -28,7 +28,7 @@ impl Stdout {
     pub(super) fn print(&mut self, notification: &Notification) -> io::Result<()> {
         self.line.clear();
         match self.format {
-            Format::Human => human(&mut self.line, notification)?,
+            Format::Human => self.line.extend_from_slice(human(notification).as_bytes()),
             Format::Json => json(&mut self.line, notification),
         }
         self.line.push(b'\n');
@@ -46,21 +46,22 @@ impl fmt::Debug for Stdout {
     }
 }
 
-fn human(line: &mut Vec<u8>, notification: &Notification) -> io::Result<()> {
+fn human(notification: &Notification) -> String {
     let Notification { entity, id, action, event, channels, at, .. } = notification;
     let at = at.to_string();
     let time = at.get(11..23).unwrap_or(&at);
-    write!(line, "{time}  {entity} {id} {action}  {event}")?;
+    let mut line = format!("{time}  {entity} {id} {action}  {event}");
     if let Some(refusal) = &notification.refusal {
-        return write!(line, "  refused: {refusal}");
+        line.push_str(&format!("  refused: {refusal}"));
+    } else {
+        let names: Vec<&str> = channels.iter().map(ChannelName::as_str).collect();
+        line.push_str(&format!("  on {}", names.join(", ")));
+        for channel in channels {
+            line.push_str(&format!("  {}", echo(channel, event)));
+        }
     }
-    for (index, channel) in channels.iter().enumerate() {
-        write!(line, "{}{channel}", if index == 0 { "  on " } else { ", " })?;
-    }
-    for channel in channels {
-        write!(line, "  {}", echo(channel, event))?;
-    }
-    Ok(())
+    // A row's value must not command the terminal.
+    line.replace(char::is_control, "\u{fffd}")
 }
 
 fn json(line: &mut Vec<u8>, notification: &Notification) {
@@ -129,14 +130,15 @@ mod tests {
     #[test]
     fn a_notification_prints_on_one_line_for_people_and_for_programs() {
         let mut notification = notification("post", 42, &["private-posts.42", "posts"]);
-        let mut line = Vec::new();
-        human(&mut line, &notification).expect("memory takes it");
         assert_eq!(
-            String::from_utf8(line).expect("text"),
+            human(&notification),
             "00:00:00.000  post 42 updated  PostUpdated  on private-posts.42, posts  \
              Echo.private('posts.42').listen('.PostUpdated', …)  \
              Echo.channel('posts').listen('.PostUpdated', …)"
         );
+        notification.id = "\"\u{9b}31m\"".into();
+        assert!(human(&notification).contains("post \"\u{fffd}31m\" updated"));
+        notification.id = "42".into();
         notification.refusal = Some(Refusal::Oversize { bytes: 9, limit: 8 });
         let mut line = Vec::new();
         json(&mut line, &notification);

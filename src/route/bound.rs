@@ -5,16 +5,17 @@ use std::sync::Arc;
 use super::action::{Announcement, Facts, Rows, decide};
 use super::channel::{BoundChannel, Rendered};
 use super::data::{BoundData, write_minimal};
+use super::event::BoundEvent;
 use super::expression::{BoundExpression, Variable};
 use super::names;
 use super::router::{Counts, Scratch};
 use super::rule::{Options, Rule};
-use super::template::{BoundPart, BoundTemplate, Part, Template, Unrenderable};
+use super::template::{BoundTemplate, Part, Unrenderable};
 use super::value::{write_json, write_string};
 use super::view::{Known, Names, Scope, Side, View};
 use super::{Oversize, SoftDelete};
 use crate::change::{Change, Operation, Relation};
-use crate::notification::{Action, ChannelName, EventName, Notification, Refusal};
+use crate::notification::{Action, ChannelName, Notification, Refusal};
 
 #[derive(Debug)]
 pub(super) struct BoundRule {
@@ -48,18 +49,11 @@ enum BoundSoftDelete {
     Unknown,
 }
 
-#[derive(Debug)]
-pub(super) enum BoundEvent {
-    /// By action.
-    Constant([Result<EventName, String>; Action::ALL.len()]),
-    Template(BoundTemplate),
-}
-
-/// What of a notification is the same for all its events.
+/// What all events of one announcement share, besides what `Scratch` holds.
 struct Letter {
-    id: Box<str>,
     channels: Vec<ChannelName>,
-    data: String,
+    /// Why some channels could not be named.
+    refused: Vec<String>,
     partial: bool,
     refusal: Option<Refusal>,
 }
@@ -134,10 +128,10 @@ impl BoundRule {
             if !self.on[told.action as usize] || !self.concerns(&view, facts) {
                 continue;
             }
-            for told in self.by_id(told, &view, scratch) {
+            for told in self.by_id(told, &view, scratch).into_iter().flatten() {
                 let view = view.from(told.side);
                 let letter = self.letter(told.rows, &view, options, scratch, counts);
-                self.post(letter, &view, out);
+                self.post(letter, &view, scratch, out);
             }
         }
     }
@@ -192,9 +186,9 @@ impl BoundRule {
         told: Announcement,
         view: &View<'_>,
         scratch: &mut Scratch,
-    ) -> Vec<Announcement> {
+    ) -> [Option<Announcement>; 2] {
         if told.rows != Rows::Both || !matches!(self.id, BoundId::Template(_)) {
-            return vec![told];
+            return [Some(told), None];
         }
         let id = |side, out: &mut String| {
             out.clear();
@@ -203,11 +197,11 @@ impl BoundRule {
         let old = id(Side::Old, &mut scratch.id);
         let new = id(Side::New, &mut scratch.text);
         if old == new && scratch.id == scratch.text {
-            return vec![told];
+            return [Some(told), None];
         }
-        vec![
-            Announcement { side: Side::Old, rows: Rows::Old, ..told },
-            Announcement { side: Side::New, rows: Rows::New, ..told },
+        [
+            Some(Announcement { side: Side::Old, rows: Rows::Old, ..told }),
+            Some(Announcement { side: Side::New, rows: Rows::New, ..told }),
         ]
     }
 
@@ -247,6 +241,7 @@ impl BoundRule {
         }
     }
 
+    /// Leaves the id and the payload in `scratch`.
     fn letter(
         &self,
         rows: Rows,
@@ -254,42 +249,49 @@ impl BoundRule {
         options: &Options,
         scratch: &mut Scratch,
         counts: &mut Counts,
-    ) -> (Letter, Vec<String>) {
-        scratch.id.clear();
-        let mut refusal = None;
-        if let Err(reason) = self.write_id(view, &mut scratch.id) {
-            scratch.id.replace_range(.., "null");
-            refusal = Some(unrenderable("id", reason));
-        }
-        let mut channels = Vec::with_capacity(self.channels.len());
-        let mut refused: Vec<String> = Vec::new();
+    ) -> Letter {
+        let mut letter = Letter {
+            channels: Vec::with_capacity(self.channels.len()),
+            refused: Vec::new(),
+            partial: false,
+            refusal: None,
+        };
         for side in rows.sides() {
+            let view = view.from(*side);
             for channel in &self.channels {
-                match channel.add(&view.from(*side), &mut scratch.text, &mut channels) {
+                match channel.add(&view, &mut scratch.text, &mut letter.channels) {
                     Rendered::Kept => {}
                     Rendered::LeftOut => counts.null_channels += 1,
-                    Rendered::Refused(reason) if refused.contains(&reason) => {}
-                    Rendered::Refused(reason) => refused.push(reason),
+                    Rendered::Refused(reason) if letter.refused.contains(&reason) => {}
+                    Rendered::Refused(reason) => letter.refused.push(reason),
                 }
             }
         }
-        let mut letter = Letter {
-            id: scratch.id.as_str().into(),
-            channels,
-            data: String::new(),
-            partial: false,
-            refusal,
-        };
-        self.write_data(view, options, &mut letter);
+        if letter.is_empty() {
+            return letter;
+        }
+        scratch.id.clear();
+        if let Err(reason) = self.write_id(view, &mut scratch.id) {
+            scratch.id.replace_range(.., "null");
+            let (Unrenderable::Unknown(reason) | Unrenderable::Failed(reason)) = reason;
+            letter.refusal = Some(Refusal::Unrenderable { part: "id", reason });
+        }
+        self.write_data(view, options.max_data_bytes, &mut letter, scratch);
         counts.partial += u64::from(letter.partial && letter.refusal.is_none());
-        (letter, refused)
+        letter
     }
 
-    fn write_data(&self, view: &View<'_>, options: &Options, letter: &mut Letter) {
-        let limit = options.max_data_bytes;
-        if let Some(data) = &self.data {
-            let made = data.write(view, &mut letter.data);
-            let bytes = letter.data.len();
+    fn write_data(
+        &self,
+        view: &View<'_>,
+        limit: usize,
+        letter: &mut Letter,
+        Scratch { id, data, .. }: &mut Scratch,
+    ) {
+        data.clear();
+        if let Some(template) = &self.data {
+            let made = template.write(view, data);
+            let bytes = data.len();
             if made.is_ok() && bytes <= limit {
                 return;
             }
@@ -297,114 +299,64 @@ impl BoundRule {
                 letter.refusal.get_or_insert(Refusal::Oversize { bytes, limit });
                 return;
             }
-            letter.data.clear();
+            data.clear();
             letter.partial = true;
         }
-        write_minimal(view, &letter.id, letter.partial, &mut letter.data);
-        if letter.data.len() > limit {
-            let bytes = letter.data.len();
+        write_minimal(view, id, letter.partial, data);
+        let bytes = data.len();
+        if bytes > limit {
             letter.refusal.get_or_insert(Refusal::Oversize { bytes, limit });
         }
     }
 
     fn post(
         &self,
-        (letter, refused): (Letter, Vec<String>),
+        letter: Letter,
         view: &View<'_>,
+        scratch: &Scratch,
         out: &mut Vec<Notification>,
     ) {
         let notification = |event, channels, refusal| Notification {
             rule: self.name.clone(),
             entity: self.names.entity.clone(),
             action: view.action,
-            id: letter.id.clone(),
+            id: scratch.id.as_str().into(),
             event,
             channels,
-            data: letter.data.as_str().into(),
+            data: scratch.data.as_str().into(),
             partial: letter.partial,
             position: view.change.transaction.position,
             at: view.change.transaction.at,
             refusal,
         };
-        for event in &self.events {
+        let mut channels = letter.channels;
+        for (index, event) in self.events.iter().enumerate() {
             let (event, nameless) = match event.name(view) {
                 Ok(event) => (event, None),
                 Err(reason) => {
                     let stand_in = "rowcast.unnamed".parse().expect("a valid event name");
-                    (stand_in, Some(reason))
+                    (stand_in, Some(Refusal::Unrenderable { part: "event", reason }))
                 }
             };
-            let refusal = letter
-                .refusal
-                .clone()
-                .or_else(|| nameless.map(|reason| Refusal::Unrenderable { part: "event", reason }));
-            if !letter.channels.is_empty() || (refusal.is_some() && refused.is_empty()) {
-                out.push(notification(event.clone(), letter.channels.clone(), refusal));
-            }
-            if !refused.is_empty() {
-                let reason = refused.join("; ");
+            if !letter.refused.is_empty() {
+                let reason = letter.refused.join("; ");
                 let refusal = Refusal::Unrenderable { part: "channels", reason };
-                out.push(notification(event, Vec::new(), Some(refusal)));
+                out.push(notification(event.clone(), Vec::new(), Some(refusal)));
+            }
+            if !channels.is_empty() {
+                let is_last = index + 1 == self.events.len();
+                let channels =
+                    if is_last { std::mem::take(&mut channels) } else { channels.clone() };
+                let refusal = letter.refusal.clone().or(nameless);
+                out.push(notification(event, channels, refusal));
             }
         }
     }
 }
 
-fn unrenderable(part: &'static str, reason: Unrenderable) -> Refusal {
-    let (Unrenderable::Unknown(reason) | Unrenderable::Failed(reason)) = reason;
-    Refusal::Unrenderable { part, reason }
-}
-
-impl BoundEvent {
-    fn new(
-        template: &Template,
-        relation: &Relation,
-        print: impl Fn(&Part) -> Option<String>,
-    ) -> BoundEvent {
-        let constant = |action: Action| -> Option<String> {
-            let texts = template.parts.iter().map(|part| match part {
-                Part::Text(text) => Some(text.to_string()),
-                Part::Variable(Variable::Action) => Some(action.name().to_owned()),
-                Part::Variable(Variable::ActionStudly) => Some(action.studly_name().to_owned()),
-                part => print(part),
-            });
-            texts.collect()
-        };
-        let [Some(created), Some(updated), Some(deleted), Some(restored)] =
-            Action::ALL.map(constant)
-        else {
-            return BoundEvent::Template(template.bind(relation));
-        };
-        let names = [created, updated, deleted, restored];
-        BoundEvent::Constant(names.map(|name| parse_event(&name)))
+impl Letter {
+    /// Whether there is nothing to send and nothing to complain of.
+    fn is_empty(&self) -> bool {
+        self.channels.is_empty() && self.refused.is_empty()
     }
-
-    pub(super) fn problem(&self) -> Option<&str> {
-        match self {
-            BoundEvent::Constant(names) => {
-                names.iter().find_map(|name| name.as_ref().err().map(String::as_str))
-            }
-            BoundEvent::Template(_) => None,
-        }
-    }
-
-    fn name(&self, view: &View<'_>) -> Result<EventName, String> {
-        match self {
-            BoundEvent::Constant(names) => names[view.action as usize].clone(),
-            BoundEvent::Template(template) => {
-                let mut name = String::new();
-                for part in &template.parts {
-                    // NULL prints nothing: the rest still names the event.
-                    BoundPart::text(part, view, &mut name).map_err(|reason| match reason {
-                        Unrenderable::Unknown(reason) | Unrenderable::Failed(reason) => reason,
-                    })?;
-                }
-                parse_event(&name)
-            }
-        }
-    }
-}
-
-fn parse_event(name: &str) -> Result<EventName, String> {
-    name.parse().map_err(|error| format!("{name:?}: {error}"))
 }

@@ -214,7 +214,7 @@ impl BoundChannel {
             }
         }
         if ChannelClass::of(out) != *class {
-            return Err(format!("a value would make it another class of channel: {out}"));
+            return Err("a value would make it another class of channel".to_owned());
         }
         Ok(Printed::Value)
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::bound::BoundRule;
 use super::rule::Rule;
+use super::template::Part;
 use super::view::Scope;
 use super::{Problem, Rules, Severity, SoftDelete};
 use crate::change::{Kind, Relation, ReplicaIdentity, TableName};
@@ -109,6 +110,7 @@ impl Check<'_> {
         for error in bound.events.iter().filter_map(|event| event.problem()) {
             self.error("event", format!("for {table}: {error}"), None);
         }
+        self.channel_columns(relation);
         self.identity(relation, rules);
         self.soft_delete(relation);
         self.payload(relation);
@@ -141,6 +143,28 @@ impl Check<'_> {
             self.error(option, message, Some(fix));
         }
         missing.is_empty()
+    }
+
+    /// Columns whose text no channel's name can hold, or seldom can.
+    fn channel_columns(&mut self, relation: &Relation) {
+        for part in self.rule.channels.iter().flat_map(|channel| &channel.template.parts) {
+            let Part::Column(_, name) = part else { continue };
+            let Some(column) = relation.column(name) else { continue };
+            let (severity, what) = match relation.columns[column].kind {
+                Kind::Timestamp | Kind::TimestampTz => (Severity::Error, "a timestamp has colons"),
+                Kind::Json => (Severity::Error, "JSON has braces, brackets or quotes"),
+                Kind::Numeric | Kind::Float => (Severity::Warning, "a number may have a dot"),
+                Kind::Bool | Kind::Integer | Kind::Date | Kind::Text => continue,
+            };
+            let message = format!(
+                "{name} of {} does not fit into a channel's name: {what}, and a channel with such \
+                 a value is refused",
+                relation.table
+            );
+            let fix = format!("{{{{ {name} | replace('.', '-') }}}}, or another column");
+            let fix = (severity == Severity::Warning).then_some(fix);
+            self.add(severity, "channels", message, fix);
+        }
     }
 
     fn identity(&mut self, relation: &Relation, rules: &Rules) {

@@ -14,6 +14,13 @@ pub(super) static ENGINE: LazyLock<Environment<'static>> = LazyLock::new(environ
 /// What [`ENGINE`] knows besides variables.
 pub(super) const FUNCTIONS: [&str; 2] = ["dict", "namespace"];
 
+/// Whether the engine has a `filter` or a `test` of that name.
+pub(super) fn has(what: &str, name: &str) -> bool {
+    let question = format!("{name:?} is {what}");
+    let asked = ENGINE.compile_expression_owned(question).and_then(|q| q.eval(()));
+    asked.is_ok_and(|answer| answer.is_true())
+}
+
 fn environment() -> Environment<'static> {
     let mut env = Environment::new();
     // A key that a JSON column lacks is like NULL, as Postgres' `->` has it;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use minijinja::value::Object;
-use minijinja::{Error, Value};
+use minijinja::{Error, ErrorKind, Value};
 
-use super::engine::{ENGINE, FUNCTIONS};
+use super::engine::{self, ENGINE, FUNCTIONS};
+use super::lex;
 use super::value::{Numerics, to_engine};
 use super::view::{Known, Scope, View};
 use crate::change::Relation;
@@ -83,11 +84,9 @@ impl Reads {
             reads.add(name, false);
         }
         // MiniJinja's list lacks what is sliced: `title[:10]`.
-        for name in indexed_names(source) {
+        for name in lex::indexed_names(source) {
             reads.add(name, true);
         }
-        reads.variables.sort_by_key(|variable| *variable as u8);
-        reads.variables.dedup();
         reads
     }
 
@@ -190,17 +189,18 @@ impl BoundReads {
                 })
                 .collect()
         };
-        let fields_of = |scope| Fields { fields: fields(scope), touched: touched.clone() };
         let mut top = fields(Scope::Row);
-        for variable in &self.variables {
-            let name = Variable::ALL.into_iter().find(|(_, known)| known == variable);
-            let name = name.map_or("", |(name, _)| name);
-            top.retain(|(column, _)| &**column != name);
-            top.push((name.into(), variable.value(view)));
+        for (name, variable) in Variable::ALL {
+            if self.variables.contains(&variable) {
+                top.push((name.into(), variable.value(view)));
+            }
         }
         for (name, scope) in [("new", Scope::New), ("old", Scope::Old)] {
-            top.retain(|(column, _)| &**column != name);
-            top.push((name.into(), Some(Value::from_object(fields_of(scope)))));
+            let fields = fields(scope);
+            if !fields.is_empty() {
+                let row = Fields { fields, touched: touched.clone() };
+                top.push((name.into(), Some(Value::from_object(row))));
+            }
         }
         (Value::from_object(Fields { fields: top, touched: touched.clone() }), touched)
     }
@@ -258,14 +258,22 @@ pub(super) struct Evaluated {
 #[derive(Debug)]
 pub(super) struct Expression {
     compiled: minijinja::Expression<'static, 'static>,
+    numerics: Numerics,
     pub reads: Reads,
+}
+
+/// A numeric keeps its digits where it is only printed, and is a number where
+/// text would compare or multiply as text does.
+fn numerics(source: &str) -> Numerics {
+    if lex::computes(source) { Numerics::Number } else { Numerics::Text }
 }
 
 impl Expression {
     pub(super) fn parse(source: &str) -> Result<Expression, Error> {
         let compiled = ENGINE.compile_expression_owned(source.to_owned())?;
+        check_names(source)?;
         let reads = Reads::of(compiled.undeclared_variables(true), source);
-        Ok(Expression { compiled, reads })
+        Ok(Expression { compiled, numerics: numerics(source), reads })
     }
 }
 
@@ -282,7 +290,7 @@ impl BoundExpression {
     }
 
     pub(super) fn evaluate(&self, view: &View<'_>) -> Outcome<Evaluated> {
-        self.run(view, Numerics::Text)
+        self.run(view, self.expression.numerics)
     }
 
     /// As a condition: `None` if it is unknown, or cannot be told.
@@ -306,10 +314,27 @@ impl BoundExpression {
     }
 }
 
+/// MiniJinja looks filters and tests up only when it comes across them, which
+/// would be at the first row.
+fn check_names(source: &str) -> Result<(), Error> {
+    for filter in lex::filters(source) {
+        if !engine::has("filter", &filter) {
+            return Err(Error::new(ErrorKind::UnknownFilter, filter));
+        }
+    }
+    for test in lex::tests(source) {
+        if !engine::has("test", &test) {
+            return Err(Error::new(ErrorKind::UnknownTest, test));
+        }
+    }
+    Ok(())
+}
+
 /// A whole template with `{% %}` blocks.
 #[derive(Debug)]
 pub(super) struct Block {
     env: minijinja::Environment<'static>,
+    numerics: Numerics,
     pub reads: Reads,
 }
 
@@ -319,8 +344,11 @@ impl Block {
     pub(super) fn parse(source: &str) -> Result<Block, Error> {
         let mut env = ENGINE.clone();
         env.add_template_owned(BLOCK, source.to_owned())?;
+        lex::tags(source).try_for_each(check_names)?;
         let reads = Reads::of(env.get_template(BLOCK)?.undeclared_variables(true), source);
-        Ok(Block { env, reads })
+        let computes = lex::tags(source).any(|tag| numerics(tag) == Numerics::Number);
+        let numerics = if computes { Numerics::Number } else { Numerics::Text };
+        Ok(Block { env, numerics, reads })
     }
 }
 
@@ -336,7 +364,7 @@ impl BoundBlock {
     }
 
     pub(super) fn render(&self, view: &View<'_>) -> Outcome<String> {
-        let (context, touched) = self.reads.context(view, Numerics::Text);
+        let (context, touched) = self.reads.context(view, self.block.numerics);
         let result = self.block.env.get_template(BLOCK).and_then(|block| block.render(context));
         if touched.unknown.load(Relaxed) {
             return Outcome::Unknown;
@@ -346,17 +374,4 @@ impl BoundBlock {
             Err(error) => Outcome::Failed(error),
         }
     }
-}
-
-/// Dotted names that stand before a `[`.
-fn indexed_names(source: &str) -> impl Iterator<Item = &str> {
-    source.match_indices('[').filter_map(|(bracket, _)| {
-        let before = source[..bracket].trim_end();
-        let start = before
-            .rfind(|c: char| !(c.is_alphanumeric() || c == '_' || c == '.'))
-            .map_or(0, |end| end + before[end..].chars().next().map_or(1, char::len_utf8));
-        let name = &before[start..];
-        let starts_well = name.starts_with(|c: char| c.is_alphabetic() || c == '_');
-        (starts_well && !name.ends_with('.')).then_some(name)
-    })
 }

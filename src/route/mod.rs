@@ -15,11 +15,13 @@ mod action;
 mod bound;
 mod channel;
 mod data;
+mod event;
 mod router;
 
 mod engine;
 mod expression;
 mod filters;
+mod lex;
 mod moment;
 mod names;
 mod template;

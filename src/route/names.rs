@@ -8,8 +8,22 @@ pub(super) fn entity(table: &str) -> String {
     if last.is_empty() {
         return table.to_owned();
     }
-    format!("{head}{}", pluralizer::pluralize(last, 1, false))
+    let exception = EXCEPTIONS.into_iter().find(|(plural, _)| *plural == last);
+    match exception {
+        Some((_, singular)) => format!("{head}{singular}"),
+        None => format!("{head}{}", pluralizer::pluralize(last, 1, false)),
+    }
 }
+
+/// Where Laravel's inflector and the crate's differ, among words that tables
+/// are named by.
+const EXCEPTIONS: [(&str, &str); 5] = [
+    ("data", "data"),
+    ("media", "medium"),
+    ("metadata", "metadata"),
+    ("proceedings", "proceedings"),
+    ("sms", "sms"),
+];
 
 /// `order_status` is `OrderStatus`.
 pub(super) fn studly(entity: &str) -> String {
@@ -34,6 +48,8 @@ mod tests {
             ("companies", "company", "Company"),
             ("people", "person", "Person"),
             ("news_items", "news_item", "NewsItem"),
+            ("user_metadata", "user_metadata", "UserMetadata"),
+            ("media", "medium", "Medium"),
             ("users_data_", "users_data_", "UsersData"),
             ("user-addresses", "user-address", "UserAddress"),
             ("", "", ""),

@@ -119,6 +119,7 @@ impl Rule {
         for (option, reads) in self.reads() {
             let of_both_rows = matches!(option, "id" | "channels");
             for (scope, column) in reads.resolve(relation) {
+                // Which columns `old[name]` means, no one can tell before a row.
                 let whole = reads.whole.contains(&scope);
                 if (scope == Scope::Old && !whole) || (scope == Scope::Row && of_both_rows) {
                     need(column, option);

@@ -27,6 +27,7 @@ struct Table {
 pub(super) struct Scratch {
     pub id: String,
     pub text: String,
+    pub data: String,
 }
 
 /// What a router left out or cut short, since it was made.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use minijinja::Error;
 
 use super::expression::{Block, BoundBlock, BoundExpression, Expression, Outcome, Reads, Variable};
+use super::lex::{closing, is_identifier, words};
 use super::value::{write_engine_json, write_engine_text, write_json, write_string, write_text};
 use super::view::{Known, Scope, View};
 use crate::change::{Kind, Relation};
@@ -296,50 +297,4 @@ pub(super) fn describe(error: &Error) -> String {
         text.push_str(&format!(" (line {line})"));
     }
     text
-}
-
-/// Where `}}` ends the expression: not within quotes or braces.
-fn closing(source: &str) -> Option<usize> {
-    let mut quote = None;
-    let mut depth = 0_usize;
-    let bytes = source.as_bytes();
-    let mut at = 0;
-    while at < bytes.len() {
-        match (quote, bytes[at]) {
-            (Some(_), b'\\') => at += 1,
-            (Some(open), byte) if byte == open => quote = None,
-            (Some(_), _) => {}
-            (None, byte @ (b'"' | b'\'')) => quote = Some(byte),
-            (None, b'{') => depth += 1,
-            (None, b'}') if depth > 0 => depth -= 1,
-            (None, b'}') if bytes.get(at + 1) == Some(&b'}') => return Some(at),
-            (None, _) => {}
-        }
-        at += 1;
-    }
-    None
-}
-
-fn is_identifier(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-}
-
-/// The words of an expression that are not within quotes.
-fn words(source: &str) -> Vec<String> {
-    let mut quote = None;
-    let mut escaped = false;
-    let mut bare = String::with_capacity(source.len());
-    for character in source.chars() {
-        match quote {
-            Some(_) if escaped => escaped = false,
-            Some(_) if character == '\\' => escaped = true,
-            Some(open) if character == open => quote = None,
-            Some(_) => {}
-            None if character == '"' || character == '\'' => quote = Some(character),
-            None => bare.push(character),
-        }
-    }
-    let separated = bare.split(|c: char| !(c.is_alphanumeric() || c == '_'));
-    separated.filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }

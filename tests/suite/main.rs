@@ -2,6 +2,8 @@
 
 mod config;
 mod connect;
+mod deliver;
+mod faults;
 #[expect(unreachable_pub, reason = "nothing of a test binary can be reached from outside")]
 #[allow(dead_code, reason = "it is complete before all the tests are there that use it")]
 mod harness;

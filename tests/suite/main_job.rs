@@ -16,13 +16,10 @@ use crate::harness::{
 
 /// A configuration for this database and Sockudo, before its rules.
 fn config(database: &Database, sockudo: &Sockudo, rules: &str) -> String {
-    let publication = &database.name;
     format!(
-        "[database]\nurl = '{}'\nslot = '{}'\npublication = '{publication}'\n\
-         [pusher]\nurl = '{}'\napp_id = '{}'\nkey = '{}'\nsecret = '{}'\nserver = 'sockudo'\n\
+        "{}[pusher]\nurl = '{}'\napp_id = '{}'\nkey = '{}'\nsecret = '{}'\nserver = 'sockudo'\n\
          [run]\nstate_dir = 'state'\n{rules}",
-        database.url(),
-        database.slot(),
+        database.toml(),
         sockudo.url(),
         Sockudo::APP_ID,
         Sockudo::KEY,

@@ -145,19 +145,6 @@ fn word(value: Value<'_>) -> String {
     }
 }
 
-async fn confirmed_lsn(database: &Database) -> Lsn {
-    let slot = database.slot();
-    let sql = "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = $1";
-    let row = database.client().await.query_one(sql, &[&slot]).await.unwrap();
-    row.get::<_, &str>(0).parse().unwrap()
-}
-
-async fn current_lsn(database: &Database) -> Lsn {
-    let sql = "select pg_current_wal_lsn()::text";
-    let row = database.client().await.query_one(sql, &[]).await.unwrap();
-    row.get::<_, &str>(0).parse().unwrap()
-}
-
 on_every_version! {
     async fn old_rows_carry_what_the_replica_identity_says_and_no_more(version: Version) {
         let database = Database::on(version).await;
@@ -300,10 +287,10 @@ on_every_version! {
         let mut streaming = Streaming::of(&database, &[]).await;
         database.psql("insert into t values (1); insert into done values (1);").await;
         assert_eq!(streaming.until_done().await, ["insert public.t id ?→1"]);
-        let committed = current_lsn(&database).await;
+        let committed = database.written().await;
         streaming.until_reached(committed).await;
         streaming.end().await;
-        assert!(confirmed_lsn(&database).await >= committed);
+        assert!(database.confirmed().await >= committed);
         database.psql("insert into t values (2); insert into done values (2);").await;
         let mut streaming = Streaming::again(&database, &[]).await;
         assert_eq!(streaming.until_done().await, ["insert public.t id ?→2"]);
@@ -327,10 +314,10 @@ on_every_version! {
         client.execute(sql, &[&slot]).await.unwrap();
         let mut streaming = Streaming::again(&database, &[]).await;
         database.psql("insert into busy select generate_series(1, 20000)").await;
-        let written = current_lsn(&database).await;
+        let written = database.written().await;
         streaming.until_reached(written).await;
         eventually(SOON, "the slot follows", async || {
-            (confirmed_lsn(&database).await >= written).then_some(())
+            (database.confirmed().await >= written).then_some(())
         })
         .await;
         streaming.end().await;

@@ -8,6 +8,8 @@ use std::{
     },
 };
 
+use rowcast::change::Lsn;
+
 use super::{
     cluster::{Cluster, Version},
     scratch,
@@ -40,6 +42,27 @@ impl Database {
 
     pub fn socket_url(&self) -> String {
         self.cluster.socket_url(&self.name)
+    }
+
+    /// `[database]` of a configuration, with a slot and a publication of this database's own.
+    pub fn toml(&self) -> String {
+        let (url, slot) = (self.url(), self.slot());
+        format!("[database]\nurl = '{url}'\nslot = '{slot}'\npublication = '{}'\n", self.name)
+    }
+
+    /// How far the slot is confirmed.
+    pub async fn confirmed(&self) -> Lsn {
+        let sql = "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = $1";
+        let row =
+            self.client().await.query_one(sql, &[&self.slot()]).await.expect("the slot is there");
+        row.get::<_, &str>(0).parse().expect("Postgres prints an LSN as one")
+    }
+
+    /// Where the log ends now.
+    pub async fn written(&self) -> Lsn {
+        let sql = "select pg_current_wal_lsn()::text";
+        let row = self.client().await.query_one(sql, &[]).await.expect("anyone may ask");
+        row.get::<_, &str>(0).parse().expect("Postgres prints an LSN as one")
     }
 
     /// A slot name that no other test has.

@@ -6,6 +6,8 @@
 pub mod client;
 pub mod cluster;
 pub mod database;
+pub mod endpoint;
+mod http;
 pub mod lines;
 pub mod node;
 pub mod process;

@@ -1,0 +1,193 @@
+//! Every case of `tests/rules`: a rule, a table and a change give exactly these
+//! notifications, or this complaint.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+use serde::Deserialize;
+use serde_json::{Map, Value as Json, json};
+
+use super::notifications;
+use super::rows::{Table, batch, fields};
+use crate::notification::Notification;
+use crate::route::{Config, Options, Problem, Rules, Severity};
+
+/// One file of `tests/rules`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default = "utc")]
+    timezone: String,
+    #[serde(default = "large")]
+    max_data_bytes: usize,
+    /// What the cases' rules have in common.
+    #[serde(default)]
+    rule: toml::Table,
+    table: Table,
+    #[serde(default)]
+    case: Vec<Case>,
+    #[serde(default)]
+    refused: Vec<Refused>,
+}
+
+fn utc() -> String {
+    "UTC".to_owned()
+}
+
+fn large() -> usize {
+    9_000
+}
+
+/// Rows are JSON. A column that an old row leaves out is unknown; one that a new
+/// row leaves out is an unchanged TOASTed value. An `update` without `old` came
+/// without an old tuple.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    claim: String,
+    #[serde(default)]
+    rule: toml::Table,
+    identity: Option<toml::Value>,
+    old: Option<String>,
+    new: Option<String>,
+    /// JSON: the notifications in order, each with the fields to compare.
+    /// `refusal` and `partial` are always compared.
+    expect: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Refused {
+    claim: String,
+    rule: toml::Table,
+    identity: Option<toml::Value>,
+    primary_key: Option<Vec<String>>,
+    #[serde(default)]
+    severity: Option<String>,
+    option: String,
+    /// Parts of the message and of the fix.
+    says: Vec<String>,
+}
+
+fn compile(file: &File, rule: &toml::Table) -> Result<Rules, Vec<Problem>> {
+    let mut whole = file.rule.clone();
+    for (key, value) in rule {
+        // An empty string takes an option of the file's rule away.
+        match value.as_str() {
+            Some("") => drop(whole.remove(key)),
+            _ => drop(whole.insert(key.clone(), value.clone())),
+        }
+    }
+    let config: Config = whole.try_into().unwrap_or_else(|error| panic!("{error}"));
+    let options = Options {
+        timezone: TimeZone::get(&file.timezone).unwrap(),
+        max_data_bytes: file.max_data_bytes,
+    };
+    Rules::compile(vec![config], options)
+}
+
+fn as_json(notification: &Notification) -> Map<String, Json> {
+    let Json::Object(mut object) = json!({
+        "rule": *notification.rule,
+        "entity": *notification.entity,
+        "action": notification.action,
+        "id": serde_json::from_str::<Json>(&notification.id).expect("the id is JSON"),
+        "event": notification.event,
+        "channels": notification.channels,
+        "at": notification.at.to_string(),
+        "position": notification.position.value(),
+    }) else {
+        unreachable!("an object was written");
+    };
+    if !notification.data.is_empty() {
+        let data = serde_json::from_str(&notification.data).expect(&notification.data);
+        object.insert("data".to_owned(), data);
+    }
+    if notification.partial {
+        object.insert("partial".to_owned(), true.into());
+    }
+    if let Some(refusal) = &notification.refusal {
+        object.insert("refusal".to_owned(), refusal.to_string().into());
+    }
+    object
+}
+
+impl Case {
+    fn run(&self, file: &File) {
+        let relation = Arc::new(file.table.relation(self.identity.as_ref()));
+        let old = self.old.as_ref().map(|row| fields(&relation, row));
+        let new = self.new.as_ref().map(|row| fields(&relation, row));
+        let rules = compile(file, &self.rule).unwrap_or_else(|problems| panic!("{problems:#?}"));
+        let batch = batch(&relation, old, new);
+        let told = notifications(rules, &batch);
+        let expected: Vec<Map<String, Json>> =
+            serde_json::from_str(&self.expect).unwrap_or_else(|e| panic!("{e}: {}", self.expect));
+        let told: Vec<Map<String, Json>> = told.iter().map(as_json).collect();
+        let compared = expected.iter().zip(&told).map(|(expected, told)| {
+            let keep =
+                |key: &str| expected.contains_key(key) || key == "refusal" || key == "partial";
+            told.iter().filter(|(key, _)| keep(key)).map(|(k, v)| (k.clone(), v.clone())).collect()
+        });
+        let compared: Vec<Map<String, Json>> = compared.collect();
+        let whole = || serde_json::to_string_pretty(&told).unwrap();
+        assert_eq!(expected.len(), told.len(), "{}", whole());
+        for (expected, compared) in expected.iter().zip(&compared) {
+            assert_eq!(expected, compared, "all told: {}", whole());
+        }
+    }
+}
+
+impl Refused {
+    fn run(&self, file: &File) {
+        let mut table = file.table.clone();
+        if let Some(primary_key) = &self.primary_key {
+            table.primary_key.clone_from(primary_key);
+        }
+        let relation = table.relation(self.identity.as_ref());
+        let problems = match compile(file, &self.rule) {
+            Ok(rules) => rules.check(&[relation]),
+            Err(problems) => problems,
+        };
+        let severity = match self.severity.as_deref() {
+            Some("warning") => Severity::Warning,
+            _ => Severity::Error,
+        };
+        let found = problems.iter().any(|problem| {
+            let text = format!("{problem} {}", problem.fix.as_deref().unwrap_or_default());
+            problem.severity == severity
+                && problem.option == self.option
+                && self.says.iter().all(|part| text.contains(part))
+        });
+        assert!(found, "expected {:?} about {}: {problems:#?}", self.says, self.option);
+        if severity == Severity::Warning {
+            assert!(!problems.iter().any(Problem::is_error), "{problems:#?}");
+        }
+    }
+}
+
+#[test]
+fn every_case_of_the_rules_folder_holds() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rules");
+    let mut count = 0;
+    let mut failures = Vec::new();
+    let mut run = |path: &Path, claim: &str, case: &dyn Fn()| {
+        count += 1;
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(case)).is_err() {
+            failures.push(format!("{}: {claim}", path.display()));
+        }
+    };
+    for entry in folder.read_dir().expect("the folder is there") {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let file: File = toml::from_str(&text).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+        for case in &file.case {
+            run(&path, &case.claim, &|| case.run(&file));
+        }
+        for refused in &file.refused {
+            run(&path, &refused.claim, &|| refused.run(&file));
+        }
+    }
+    assert!(failures.is_empty(), "{} of {count} failed:\n{}", failures.len(), failures.join("\n"));
+    assert!(count > 100, "only {count} cases were found in {}", folder.display());
+}

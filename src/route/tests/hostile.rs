@@ -1,0 +1,83 @@
+//! What holds whatever a row's values are.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use serde::de::IgnoredAny;
+
+use super::rows::batch;
+use super::{notifications, posts, rules};
+use crate::change::Relation;
+use crate::notification::ChannelClass;
+use crate::route::Rules;
+
+fn hostile_rules() -> (Rules, Arc<Relation>) {
+    let config = toml::toml! {
+        table = "posts"
+        channels = [
+            "private-posts.{{ slug }}.end",
+            "private-{{ slug }}",
+            "presence-x{{ slug | dotted }}",
+            "news.{{ slug | upper }}-{{ id }}",
+            "json.{{ props.name }}",
+            "json.{{ props['name'] }}.{{ slug[:4] }}"
+        ]
+        event = ["{{ Entity }}{{ Action }}", "x.{{ slug }}"]
+        when = "old.total > 3 or new.total < 7 or props.a.b == 'x'"
+        data = { slug = "{{ slug }}", all = "{{ slug }} {{ props }} {{ at_time }}", p = "{{ props }}", n = "{{ total | number_format(2) }}", t = "{{ at_time | iso8601 }}", e = "{{ slug | e }}" }
+    };
+    let columns = ["id integer", "slug text", "props json", "at_time timestamptz", "total numeric"];
+    (rules(config), posts(&columns))
+}
+
+fn hostile_value() -> impl Strategy<Value = Option<Option<Vec<u8>>>> {
+    let text = prop_oneof![
+        3 => prop::collection::vec(any::<u8>(), 0..40),
+        3 => "[-a-zA-Z0-9_=@,;.#{}%| ]{0,30}".prop_map(String::into_bytes),
+        2 => prop::sample::select(vec![
+            "encrypted-x", "cache-x", "private-x", "42", "a.b", "../x", "{{ id }}", "",
+            "{\"name\":\"cache-a\",\"a\":{\"b\":\"x\"}}", "{\"name\":null}", "[1,2]", "NaN", "1e400",
+            "infinity", "2026-11-20 21:34:00+00", "2026-11-20 21:34:00.1+05:30", "\u{0}", "é",
+        ]).prop_map(|text| text.as_bytes().to_vec()),
+    ];
+    prop_oneof![1 => Just(None), 1 => Just(Some(None)), 8 => text.prop_map(|text| Some(Some(text)))]
+}
+
+proptest! {
+    #[test]
+    fn no_row_value_makes_another_channel_or_a_panic(
+        old in prop::option::of(prop::collection::vec(hostile_value(), 5)),
+        new in prop::option::of(prop::collection::vec(hostile_value(), 5)),
+    ) {
+        if old.is_none() && new.is_none() {
+            return Ok(());
+        }
+        let (rules, relation) = hostile_rules();
+        // Start, end, and how many dots are the template's own.
+        let frames = [
+            ("private-posts.", ".end", 2..=2, ChannelClass::Private),
+            ("private-", "", 0..=0, ChannelClass::Private),
+            ("presence-x", "", 0..=99, ChannelClass::Presence),
+            ("news.", "", 1..=1, ChannelClass::Public),
+            ("json.", "", 1..=2, ChannelClass::Public),
+        ];
+        for notification in notifications(rules, &batch(&relation, old, new)) {
+            prop_assert!(!notification.channels.is_empty() || notification.refusal.is_some());
+            for channel in &notification.channels {
+                let name = channel.as_str();
+                let dots = name.matches('.').count();
+                let within = frames.iter().any(|(start, end, own_dots, class)| {
+                    name.starts_with(start)
+                        && name.ends_with(end)
+                        && own_dots.contains(&dots)
+                        && channel.class() == *class
+                });
+                prop_assert!(within && !name.contains('#'), "{name}");
+            }
+            // Not as a `Value`: JSON allows numbers that no float holds.
+            for json in [&notification.data, &notification.id] {
+                prop_assert!(serde_json::from_str::<IgnoredAny>(json).is_ok(), "{json}");
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! What holds for all rules.
+
+mod cases;
+mod hostile;
+mod rows;
+
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+
+use self::rows::{Table, batch, fields};
+use super::{Config, Options, Router, Rules};
+use crate::change::{Batch, Item, Relation};
+use crate::notification::Notification;
+
+fn posts(columns: &[&str]) -> Arc<Relation> {
+    let table = Table {
+        name: "public.posts".to_owned(),
+        columns: columns.iter().map(ToString::to_string).collect(),
+        primary_key: vec!["id".to_owned()],
+        identity: "full".into(),
+    };
+    Arc::new(table.relation(None))
+}
+
+fn rules(config: toml::Table) -> Rules {
+    let options = Options { timezone: TimeZone::UTC, max_data_bytes: 9_000 };
+    Rules::compile(vec![config.try_into().unwrap()], options).unwrap()
+}
+
+fn route_all(router: &mut Router, batch: &Batch) -> Vec<Notification> {
+    let mut told = Vec::new();
+    for item in batch.items() {
+        if let Item::Change(change) = item {
+            router.route(&change, &mut told);
+        }
+    }
+    told
+}
+
+fn notifications(rules: Rules, batch: &Batch) -> Vec<Notification> {
+    route_all(&mut Router::new(Arc::new(rules)), batch)
+}
+
+fn insert(router: &mut Router, relation: &Arc<Relation>, new: &str) -> Vec<Notification> {
+    route_all(router, &batch(relation, None, Some(fields(relation, new))))
+}
+
+#[test]
+fn a_relation_that_is_described_anew_is_bound_anew() {
+    let rules = rules(toml::toml! {
+        table = "posts"
+        channels = ["x.{{ slug }}", "y.{{ author }}"]
+        data = { slug = "{{ slug }}" }
+    });
+    let mut router = Router::new(Arc::new(rules));
+    let before = posts(&["id integer", "slug text", "author integer"]);
+    let told = insert(&mut router, &before, r#"{"id":1,"slug":"a","author":null}"#);
+    assert_eq!(&*told[0].data, r#"{"slug":"a"}"#);
+    assert_eq!(router.counts.null_channels, 1);
+    assert_eq!(router.counts.partial, 0);
+
+    let after = posts(&["author integer", "id integer"]);
+    let told = insert(&mut router, &after, r#"{"id":1,"author":5}"#);
+    assert_eq!(told.len(), 2);
+    assert!(told[0].refusal.as_ref().unwrap().to_string().contains("no column slug"));
+    assert_eq!(told[1].channels[0].as_str(), "y.5");
+    assert!(told[1].partial);
+    assert_eq!(router.counts.partial, 1);
+}
+
+#[test]
+fn the_minimal_payload_keeps_its_order() {
+    let rules = rules(toml::toml! {
+        table = "posts"
+        channels = "posts"
+    });
+    let told = insert(&mut Router::new(Arc::new(rules)), &posts(&["id integer"]), r#"{"id":1}"#);
+    let at = "2026-11-20T21:34:00.123456Z";
+    let expected = format!(r#"{{"entity":"post","action":"created","id":1,"at":"{at}"}}"#);
+    assert_eq!(*told[0].data, *expected);
+    assert_eq!(&*told[0].id, "1");
+}
+
+#[test]
+fn needs_are_what_rules_name() {
+    let relation = posts(&["id integer", "user_id integer", "title text", "deleted_at timestamp?"]);
+    let index = |columns: &[&str]| -> Vec<usize> {
+        columns.iter().map(|name| relation.column(name).unwrap()).collect()
+    };
+    let rules = rules(toml::toml! {
+        table = ["posts", "shop.*"]
+        channels = ["u.{{ user_id }}"]
+        on = ["updated"]
+        changed = ["title"]
+    });
+    let relations = [(*relation).clone()];
+    let needs = rules.tables(&relations);
+    assert_eq!(needs[0].columns, index(&["id", "user_id", "title", "deleted_at"]));
+    let identity: Vec<usize> = needs[0].identity.iter().map(|(column, _)| *column).collect();
+    assert_eq!(identity, index(&["id", "user_id"]));
+    assert_eq!(needs[0].identity[0].1, "posts, shop.*");
+    assert_eq!((needs[0].insert, needs[0].update, needs[0].delete), (false, true, false));
+    // Whether the title changed is told by its fingerprint.
+    assert_eq!(rules.wanted(&relation), [true, true, false, true]);
+}
+
+#[test]
+fn a_configuration_that_is_no_rule_says_what_was_expected() {
+    for (text, expected) in [
+        ("table = 'posts'\nchannels = []", "at least one"),
+        ("table = 'a.b.c'\nchannels = 'x'", "more than one dot"),
+        ("table = 'posts'\nchannels = 'x'\nsoft_delete = true", "a column's name or false"),
+        ("table = 'posts'\nchannels = 'x'\non = ['saved']", "unknown variant `saved`"),
+        ("table = 'posts'\nchannels = 'x'\nlookup = {}", "unknown field `lookup`"),
+        ("table = 'posts'\nchannels = 'x'\noversize = 'drop'", "`minimal` or `reject`"),
+        ("table = 'posts'", "missing field `channels`"),
+        ("channels = 'x'", "missing field `table`"),
+    ] {
+        let error = toml::from_str::<Config>(text).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn all_that_is_wrong_with_all_rules_is_told_at_once() {
+    let config = |text: &str| toml::from_str::<Config>(text).unwrap();
+    let options = Options { timezone: TimeZone::UTC, max_data_bytes: 9_000 };
+    let problems = Rules::compile(
+        vec![
+            config("table = 'posts'\nchannels = ['{{ id }}', 'a b']\nwhen = '=='"),
+            config("table = 'posts'\nchannels = 'x'\nname = 'posts'"),
+            config("table = 'posts'\nchannels = 'x'\nevent = ''"),
+        ],
+        options,
+    )
+    .unwrap_err();
+    let places: Vec<(usize, &str)> =
+        problems.iter().map(|problem| (problem.rule_index, problem.option)).collect();
+    let expected = [(0, "channels"), (0, "channels"), (0, "when"), (1, "name"), (2, "event")];
+    assert_eq!(places, expected);
+    assert_eq!(problems[4].rule, "posts (3)");
+}

@@ -1,0 +1,577 @@
+//! A strict Pusher-compatible endpoint on the loopback. It speaks HTTP/1.1 by its own small parser and verifies
+//! signatures by its own code, so that a mistake of rowcast's is not made twice. It can be told what to answer.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rowcast::deliver::pusher::{self, Server};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::http::{self, Malformed, Request};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// What the app is called on every endpoint.
+pub const APP_ID: &str = "1001";
+pub const KEY: &str = "rowcast-test-key";
+pub const SECRET: &str = "rowcast-test-secret";
+
+/// What to do instead of answering as the server would.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// Answers so, and publishes nothing.
+    Status { code: u16, body: String, headers: Vec<(&'static str, String)> },
+    /// Publishes, but answers so.
+    AcceptBut { code: u16, body: String },
+    /// Never answers; the connection stays open until the client gives up.
+    Hang,
+    /// Closes the connection without an answer; nothing was published.
+    CloseBeforeAnswer,
+    /// Publishes, and closes the connection in the middle of the answer.
+    CloseMidAnswer,
+    /// Publishes, and resets the connection without an answer.
+    AcceptThenReset,
+    /// Answers late.
+    Slow(Duration),
+}
+
+impl Fault {
+    pub fn status(code: u16) -> Fault {
+        Fault::Status { code, body: String::new(), headers: Vec::new() }
+    }
+
+    pub fn body(code: u16, body: &str) -> Fault {
+        Fault::Status { code, body: body.to_owned(), headers: Vec::new() }
+    }
+
+    pub fn redirect(code: u16, location: &str) -> Fault {
+        Fault::Status {
+            code,
+            body: String::new(),
+            headers: vec![("Location", location.to_owned())],
+        }
+    }
+
+    pub fn retry_after(code: u16, value: &str) -> Fault {
+        Fault::Status {
+            code,
+            body: String::new(),
+            headers: vec![("Retry-After", value.to_owned())],
+        }
+    }
+}
+
+/// One event on one channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub name: String,
+    pub channel: String,
+    pub data: String,
+}
+
+impl Event {
+    /// A member of the payload.
+    pub fn data(&self, member: &str) -> Value {
+        serde_json::from_str::<Value>(&self.data).map_or(Value::Null, |data| data[member].clone())
+    }
+
+    /// Entity and id, where the payload has them.
+    fn subject(&self) -> Option<String> {
+        let data = serde_json::from_str::<Value>(&self.data).ok()?;
+        Some(format!("{} {}", data.get("entity")?, data.get("id")?))
+    }
+}
+
+/// An event that was published.
+#[derive(Clone, Debug)]
+pub struct Accepted {
+    pub event: Event,
+    /// Counts all requests from 0.
+    pub request: usize,
+    /// When the first byte of its request was read.
+    pub began: Instant,
+}
+
+/// A request to publish, as faults are chosen by it.
+#[derive(Debug)]
+pub struct Publish<'a> {
+    pub request: usize,
+    pub path: &'a str,
+    pub events: &'a [Event],
+}
+
+type Chooser = Box<dyn FnMut(&Publish<'_>) -> Option<Fault> + Send>;
+
+#[derive(Default)]
+struct State {
+    requests: usize,
+    accepted: Vec<Accepted>,
+    /// Each breach of the protocol, in words.
+    breaches: Vec<String>,
+    faults: VecDeque<Fault>,
+    chooser: Option<Chooser>,
+    /// The answer to `GET channels` instead of the usual one.
+    probe: Option<Fault>,
+    /// How many requests with this entity and id are on their way.
+    in_progress: HashMap<String, usize>,
+    most_at_once: usize,
+    at_once: usize,
+}
+
+struct Shared {
+    server: Server,
+    prefix: String,
+    signs_prefix: bool,
+    secret: String,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no test panics while it holds the state")
+    }
+}
+
+pub struct Endpoint {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    listening: Option<JoinHandle<()>>,
+}
+
+impl Endpoint {
+    pub async fn start(server: Server) -> Endpoint {
+        Endpoint::start_with(server, "", true).await
+    }
+
+    /// `prefix`: what stands before `/apps`, and whether it is signed.
+    pub async fn start_with(server: Server, prefix: &str, signs_prefix: bool) -> Endpoint {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let shared = Arc::new(Shared {
+            server,
+            prefix: prefix.to_owned(),
+            signs_prefix,
+            secret: SECRET.to_owned(),
+            state: Mutex::default(),
+            changed: Notify::new(),
+        });
+        let listening = Some(tokio::spawn(listen(listener, shared.clone())));
+        Endpoint { address, shared, listening }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}{}", self.address, self.shared.prefix)
+    }
+
+    /// `[pusher]` for this endpoint, without its first line.
+    pub fn toml(&self) -> String {
+        let server = match self.shared.server {
+            Server::Any => "any",
+            Server::Reverb => "reverb",
+            Server::Pusher => "pusher",
+            Server::Soketi => "soketi",
+            Server::Sockudo => "sockudo",
+            Server::LaravelWebsockets => "laravel-websockets",
+        };
+        format!(
+            "url = '{}'\napp_id = '{APP_ID}'\nkey = '{KEY}'\nsecret = '{SECRET}'\nserver = '{server}'\n",
+            self.url()
+        )
+    }
+
+    pub fn config(&self) -> pusher::Config {
+        toml::from_str(&self.toml()).expect("the endpoint's own configuration is valid")
+    }
+
+    /// The next request to publish meets this, the one after it the next.
+    pub fn fault(&self, fault: Fault) {
+        self.shared.state().faults.push_back(fault);
+    }
+
+    /// Every request to publish is asked for, once the queue of faults is empty.
+    pub fn choose(&self, chooser: impl FnMut(&Publish<'_>) -> Option<Fault> + Send + 'static) {
+        self.shared.state().chooser = Some(Box::new(chooser));
+    }
+
+    /// Answers as the server would from now on.
+    pub fn heal(&self) {
+        let mut state = self.shared.state();
+        state.faults.clear();
+        state.chooser = None;
+        state.probe = None;
+    }
+
+    /// What `GET channels` meets from now on.
+    pub fn probe_fault(&self, fault: Fault) {
+        self.shared.state().probe = Some(fault);
+    }
+
+    /// Connections are refused until [`Endpoint::come_back`].
+    pub async fn refuse_connections(&mut self) {
+        if let Some(listening) = self.listening.take() {
+            listening.abort();
+            let ended = listening.await;
+            assert!(ended.is_err_and(|error| error.is_cancelled()), "the listener never ends");
+        }
+    }
+
+    pub fn come_back(&mut self) {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseaddr(true).expect("an option of every socket");
+        socket.bind(self.address).expect("the port is still free");
+        let listener = socket.listen(1024).expect("it can listen");
+        self.listening = Some(tokio::spawn(listen(listener, self.shared.clone())));
+    }
+
+    pub fn accepted(&self) -> Vec<Accepted> {
+        self.shared.state().accepted.clone()
+    }
+
+    pub fn accepted_count(&self) -> usize {
+        self.shared.state().accepted.len()
+    }
+
+    /// Of all kinds, with and without an answer.
+    pub fn requests(&self) -> usize {
+        self.shared.state().requests
+    }
+
+    /// How many requests to publish were on their way at once at most.
+    pub fn most_at_once(&self) -> usize {
+        self.shared.state().most_at_once
+    }
+
+    /// Waits until `condition` of what was accepted holds; it is asked after each request.
+    pub async fn wait_for(&self, what: &str, condition: impl Fn(&[Accepted]) -> bool) {
+        self.wait(what, |state| condition(&state.accepted)).await;
+    }
+
+    /// Waits until so many requests have come.
+    pub async fn wait_for_requests(&self, count: usize) {
+        self.wait(&format!("{count} requests"), |state| state.requests >= count).await;
+    }
+
+    async fn wait(&self, what: &str, condition: impl Fn(&State) -> bool) {
+        let waiting = async {
+            loop {
+                let changed = self.shared.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                if condition(&self.shared.state()) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        if tokio::time::timeout(DEADLINE, waiting).await.is_err() {
+            let state = self.shared.state();
+            panic!(
+                "not within {DEADLINE:?}: {what}; {} requests, {} accepted, breaches: {:?}",
+                state.requests,
+                state.accepted.len(),
+                state.breaches
+            );
+        }
+    }
+
+    /// Panics if any request broke the protocol, the server's limits, or the order of an entity.
+    pub fn assert_strict(&self) {
+        let state = self.shared.state();
+        assert!(state.breaches.is_empty(), "breaches: {:#?}", state.breaches);
+    }
+
+    pub fn breaches(&self) -> Vec<String> {
+        self.shared.state().breaches.clone()
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        if let Some(listening) = &self.listening {
+            listening.abort();
+        }
+    }
+}
+
+async fn listen(listener: TcpListener, shared: Arc<Shared>) {
+    loop {
+        let (stream, _) = listener.accept().await.expect("the loopback accepts");
+        tokio::spawn(serve(stream, shared.clone()));
+    }
+}
+
+/// One request: none of the servers keeps a connection open.
+async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
+    stream.set_nodelay(true).expect("an option of every socket");
+    let request = match http::read(&mut stream).await {
+        Ok(Some(request)) => request,
+        // The client gave up.
+        Ok(None) => return,
+        Err(Malformed(why)) => {
+            shared.state().breaches.push(why.to_owned());
+            return answer(&mut stream, 400, &[], why).await;
+        }
+    };
+    let number = {
+        let mut state = shared.state();
+        state.requests += 1;
+        state.requests - 1
+    };
+    match shared.check(&request) {
+        Err(refusal) => {
+            shared.state().breaches.push(format!("request {number}: {refusal:?}"));
+            answer(&mut stream, refusal.code, &[], &refusal.json()).await;
+        }
+        Ok(Asked::Channels) => {
+            let probe = shared.state().probe.clone();
+            match probe {
+                None => answer(&mut stream, 200, &[], r#"{"channels":{}}"#).await,
+                Some(fault) => meet(&mut stream, &fault).await,
+            }
+        }
+        Ok(Asked::Publish(events)) => {
+            publish(&mut stream, &shared, &request, number, events).await;
+        }
+    }
+    shared.changed.notify_waiters();
+}
+
+async fn publish(
+    stream: &mut TcpStream,
+    shared: &Shared,
+    request: &Request,
+    number: usize,
+    events: Vec<Event>,
+) {
+    let in_progress = InProgress::enter(shared, &events);
+    let fault = {
+        let mut state = shared.state();
+        let queued = state.faults.pop_front();
+        let publish = Publish { request: number, path: &request.path, events: &events };
+        queued.or_else(|| state.chooser.as_mut().and_then(|choose| choose(&publish)))
+    };
+    let is_published = match &fault {
+        None | Some(Fault::Slow(_)) => true,
+        Some(Fault::AcceptBut { .. } | Fault::CloseMidAnswer | Fault::AcceptThenReset) => true,
+        Some(Fault::Status { .. } | Fault::Hang | Fault::CloseBeforeAnswer) => false,
+    };
+    if is_published {
+        let began = request.began;
+        let accepted = events.into_iter().map(|event| Accepted { event, request: number, began });
+        shared.state().accepted.extend(accepted);
+    }
+    shared.changed.notify_waiters();
+    let fault = match fault {
+        // Reading ends when the client closes.
+        Some(Fault::Hang) => return drop(stream.read_u8().await),
+        Some(Fault::Slow(delay)) => {
+            tokio::time::sleep(delay).await;
+            None
+        }
+        fault => fault,
+    };
+    // The client's next request may begin before the answer is wholly written.
+    drop(in_progress);
+    match fault {
+        None => answer(stream, 200, &[], "{}").await,
+        Some(fault) => meet(stream, &fault).await,
+    }
+}
+
+async fn meet(stream: &mut TcpStream, fault: &Fault) {
+    match fault {
+        Fault::Status { code, body, headers } => answer(stream, *code, headers, body).await,
+        Fault::AcceptBut { code, body } => answer(stream, *code, &[], body).await,
+        Fault::Hang => drop(stream.read_u8().await),
+        Fault::CloseBeforeAnswer => {}
+        Fault::CloseMidAnswer => {
+            let half = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{";
+            // The client may be gone already.
+            drop(stream.write_all(half).await);
+        }
+        Fault::AcceptThenReset => {
+            stream.set_zero_linger().expect("an option of every TCP socket");
+        }
+        Fault::Slow(delay) => {
+            tokio::time::sleep(*delay).await;
+            answer(stream, 200, &[], "{}").await;
+        }
+    }
+}
+
+/// Writes an answer and closes. That the client may be gone is its own affair.
+async fn answer(stream: &mut TcpStream, code: u16, headers: &[(&'static str, String)], body: &str) {
+    let mut head = format!(
+        "HTTP/1.1 {code} {code}\r\nContent-Length: {}\r\nConnection: close\r\n",
+        body.len()
+    );
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head.push_str("\r\n");
+    head.push_str(body);
+    if stream.write_all(head.as_bytes()).await.is_ok() {
+        drop(stream.shutdown().await);
+    }
+}
+
+/// Counts a request while it is on its way.
+struct InProgress<'a> {
+    shared: &'a Shared,
+    subjects: Vec<String>,
+}
+
+impl<'a> InProgress<'a> {
+    fn enter(shared: &'a Shared, events: &[Event]) -> InProgress<'a> {
+        let mut subjects: Vec<String> = events.iter().filter_map(Event::subject).collect();
+        subjects.sort_unstable();
+        subjects.dedup();
+        let mut state = shared.state();
+        state.at_once += 1;
+        state.most_at_once = state.most_at_once.max(state.at_once);
+        for subject in &subjects {
+            let count = state.in_progress.entry(subject.clone()).or_default();
+            *count += 1;
+            if *count > 1 {
+                state.breaches.push(format!("{subject} is in two requests at once"));
+            }
+        }
+        InProgress { shared, subjects }
+    }
+}
+
+impl Drop for InProgress<'_> {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        state.at_once -= 1;
+        for subject in &self.subjects {
+            let count = state.in_progress.get_mut(subject).expect("it was entered");
+            *count -= 1;
+            if *count == 0 {
+                state.in_progress.remove(subject);
+            }
+        }
+    }
+}
+
+enum Asked {
+    Channels,
+    Publish(Vec<Event>),
+}
+
+#[derive(Debug)]
+struct Refusal {
+    code: u16,
+    why: String,
+}
+
+impl Refusal {
+    fn json(&self) -> String {
+        serde_json::json!({ "error": self.why, "code": self.code }).to_string()
+    }
+}
+
+fn refuse<T>(code: u16, why: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal { code, why: why.into() })
+}
+
+/// What a server takes in one request.
+struct Takes {
+    request_bytes: usize,
+    body_bytes: usize,
+    batch_events: usize,
+}
+
+fn takes(server: Server) -> Takes {
+    let (request_bytes, body_bytes, batch_events) = match server {
+        Server::Any => (10_000, 9_000, 10),
+        Server::Reverb => (10_000, 9_999, usize::MAX),
+        Server::Pusher => (usize::MAX, 100_000, 10),
+        Server::Soketi | Server::Sockudo => (usize::MAX, 1_000_000, 10),
+        Server::LaravelWebsockets => (usize::MAX, 250_000, 0),
+    };
+    Takes { request_bytes, body_bytes, batch_events }
+}
+
+impl Shared {
+    fn check(&self, request: &Request) -> Result<Asked, Refusal> {
+        let takes = takes(self.server);
+        if request.head_bytes + request.body.len() > takes.request_bytes
+            || request.body.len() > takes.body_bytes
+        {
+            return refuse(413, format!("{} bytes are too large", request.body.len()));
+        }
+        let Some(path) = request.path.strip_prefix(self.prefix.as_str()) else {
+            return refuse(404, format!("{} is not below {}", request.path, self.prefix));
+        };
+        let Some(name) = path.strip_prefix("/apps/").and_then(|p| p.strip_prefix(APP_ID)) else {
+            return refuse(404, format!("no app at {path}"));
+        };
+        let signed_path = if self.signs_prefix { &request.path } else { path };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs();
+        if let Err(why) = request.verify(signed_path, KEY, &self.secret, now) {
+            return refuse(401, why);
+        }
+        match (request.method.as_str(), name) {
+            ("GET", "/channels") => Ok(Asked::Channels),
+            ("POST", "/events") => event(&request.body).map(Asked::Publish),
+            ("POST", "/batch_events") if takes.batch_events > 0 => {
+                batch(&request.body, takes.batch_events).map(Asked::Publish)
+            }
+            ("POST" | "GET", _) => refuse(404, format!("no path {name}")),
+            (method, _) => refuse(405, format!("{method} is no method here")),
+        }
+    }
+}
+
+fn event(body: &[u8]) -> Result<Vec<Event>, Refusal> {
+    let body = json(body)?;
+    let channels = match (&body["channels"], &body["channel"]) {
+        (Value::Array(channels), Value::Null) => channels.as_slice(),
+        (Value::Null, channel @ Value::String(_)) => std::slice::from_ref(channel),
+        _ => return refuse(422, "neither channels nor channel"),
+    };
+    if channels.is_empty() || channels.len() > 100 {
+        return refuse(400, format!("{} channels", channels.len()));
+    }
+    channels.iter().map(|channel| pair(&body["name"], channel, &body["data"])).collect()
+}
+
+fn batch(body: &[u8], max_events: usize) -> Result<Vec<Event>, Refusal> {
+    let body = json(body)?;
+    let Value::Array(events) = &body["batch"] else { return refuse(422, "no batch") };
+    if events.is_empty() || events.len() > max_events {
+        return refuse(400, format!("{} events in a batch", events.len()));
+    }
+    events.iter().map(|event| pair(&event["name"], &event["channel"], &event["data"])).collect()
+}
+
+fn json(body: &[u8]) -> Result<Value, Refusal> {
+    serde_json::from_slice(body).or_else(|error| refuse(400, format!("no JSON: {error}")))
+}
+
+fn pair(name: &Value, channel: &Value, data: &Value) -> Result<Event, Refusal> {
+    let (Value::String(name), Value::String(channel), Value::String(data)) = (name, channel, data)
+    else {
+        return refuse(422, "name, channel and data are strings");
+    };
+    if name.is_empty() || name.len() > 200 {
+        return refuse(400, format!("an event name of {} bytes", name.len()));
+    }
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-_=@,.;".contains(c);
+    let rest = channel.strip_prefix('#').unwrap_or(channel);
+    if rest.is_empty() || channel.len() > 200 || !rest.chars().all(is_allowed) {
+        return refuse(400, format!("{channel:?} is no channel"));
+    }
+    if data.is_empty() {
+        return refuse(422, "data is empty");
+    }
+    Ok(Event { name: name.clone(), channel: channel.clone(), data: data.clone() })
+}
