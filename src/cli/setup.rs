@@ -107,6 +107,11 @@ pub(super) async fn setup(
 
     let mut report = Report::new(args.json);
     if args.print {
+        for finding in check(&snapshot, &expected) {
+            if matches!(finding.kind, Kind::UnlimitedRetention | Kind::SynchronousStandby) {
+                tracing::warn!(fix = finding.fix, "{}", finding.message);
+            }
+        }
         let slot = plan.makes_slot.then(|| plan::make_slot(&database.slot));
         report.script(plan.statements.iter().chain(&slot));
         return Ok(());
