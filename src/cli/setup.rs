@@ -3,8 +3,6 @@
 mod make_slot;
 mod report;
 
-use std::time::Duration;
-
 use anyhow::Context;
 use tokio_postgres::Client;
 
@@ -15,7 +13,7 @@ use crate::postgres::checks::{Expected, Finding, Kind, check};
 use crate::postgres::need::Need;
 use crate::postgres::plan::{self, Identities};
 use crate::postgres::snapshot::Snapshot;
-use crate::postgres::statement::Statement;
+use crate::postgres::statement::{Statement, Wait};
 use crate::postgres::{self, APPLICATION_NAME, Dsn, PublishColumns, identity};
 use crate::route::{self, Rules};
 
@@ -47,8 +45,8 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// How long to try for one lock in all.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+/// How often to try for one lock.
+const ATTEMPTS: u32 = 10;
 
 /// What the session is called in `pg_stat_activity`.
 pub(super) const SESSION_NAME: &str = "rowcast setup";
@@ -109,6 +107,11 @@ pub(super) async fn setup(
 
     let mut report = Report::new(args.json);
     if args.print {
+        for finding in check(&snapshot, &expected) {
+            if matches!(finding.kind, Kind::UnlimitedRetention | Kind::SynchronousStandby) {
+                tracing::warn!(fix = finding.fix, "{}", finding.message);
+            }
+        }
         let slot = plan.makes_slot.then(|| plan::make_slot(&database.slot));
         report.script(plan.statements.iter().chain(&slot));
         return Ok(());
@@ -130,8 +133,8 @@ pub(super) async fn setup(
     }
 
     let after = Snapshot::gather(client, &database.slot, &database.publication).await?;
-    let findings: Vec<Finding> =
-        check(&after, &expected).into_iter().filter(|finding| remains(finding.kind)).collect();
+    let mut findings = check(&after, &expected);
+    findings.retain(|finding| remains(finding.kind, plan.makes_slot));
     if database.publish_columns == PublishColumns::Named {
         report.warning(COLUMN_LISTS_WARNING);
     }
@@ -144,9 +147,14 @@ pub(super) async fn setup(
     Ok(())
 }
 
-/// Not what concerns the session of setup itself, or a rowcast that runs.
-fn remains(kind: Kind) -> bool {
-    !matches!(kind, Kind::RoleCannotReplicate | Kind::SlotActive)
+/// Not what concerns the session of setup itself, or a rowcast that runs; nor a
+/// doubt about the order of what was made in order just now.
+fn remains(kind: Kind, made_slot: bool) -> bool {
+    match kind {
+        Kind::RoleCannotReplicate | Kind::SlotActive => false,
+        Kind::PublicationPerhapsNewer => !made_slot,
+        _ => true,
+    }
 }
 
 const COLUMN_LISTS_WARNING: &str = "publish_columns = \"named\": while the tables are published \
@@ -160,13 +168,15 @@ pub(super) async fn execute(
     client: &Client,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let on_wait = |waiting: &Statement| {
-        tracing::warn!(
-            sql = waiting.sql,
-            "a lock is held by another session; letting others pass, then trying again"
-        );
+    let sql = &statement.sql;
+    let on_wait = |wait| match wait {
+        Wait::ForLock => tracing::warn!(
+            sql,
+            "another session holds the lock for this; letting others pass, then trying again"
+        ),
+        Wait::ForEnd => tracing::warn!(sql, "still at work, or waiting for old transactions"),
     };
-    statement.execute(client, PATIENCE, on_wait).await.with_context(|| {
+    statement.execute(client, ATTEMPTS, on_wait).await.with_context(|| {
         format!("what was done before this stays, and setup can be run again: {}", statement.what)
     })?;
     report.made(statement.what.clone(), statement.sql.clone());

@@ -53,8 +53,9 @@ pub async fn own_indexes(client: &Client) -> Result<Vec<OwnIndex>, Error> {
         .collect()
 }
 
-/// Those of partitioned tables last: they must be made last, and are dropped
-/// for all partitions at once.
+/// By name, or as part of a partitioned one: Postgres gives each new partition
+/// such an index, by a name of its own. Those of partitioned tables last: they
+/// must be made last, and are dropped for all partitions at once.
 const OWN_INDEXES: &str = "
 SELECT n.nspname::text AS schema, t.relname::text AS table, t.oid AS table_oid,
        c.relname::text AS name,
@@ -71,7 +72,9 @@ FROM pg_index i
 JOIN pg_class c ON c.oid = i.indexrelid
 JOIN pg_class t ON t.oid = i.indrelid
 JOIN pg_namespace n ON n.oid = t.relnamespace
-WHERE starts_with(c.relname::text, $1)
+LEFT JOIN pg_class r
+    ON r.oid = CASE WHEN c.relispartition THEN pg_partition_root(c.oid)::oid END
+WHERE starts_with(c.relname::text, $1) OR starts_with(r.relname::text, $1)
 ORDER BY t.relkind = 'p', 1, 2, 4
 ";
 
@@ -101,8 +104,14 @@ pub fn shortfall(tables: &[Table], wanted: Wanted<'_>, indexes: &[OwnIndex]) -> 
     let why = why(table, need, &holders)?;
     let goal = goal(table, need, &holders);
     let statements = match &goal {
-        Goal::Default => set_identity(table, &holders, |_| "DEFAULT".to_owned()),
-        Goal::Full => set_identity(table, &holders, |_| "FULL".to_owned()),
+        Goal::Default => set_identity(table, &holders, |part| {
+            let is = part.relation.identity == ReplicaIdentity::Default;
+            (!is).then(|| "DEFAULT".to_owned())
+        }),
+        Goal::Full => set_identity(table, &holders, |part| {
+            let is = part.relation.identity == ReplicaIdentity::Full;
+            (!is).then(|| "FULL".to_owned())
+        }),
         Goal::Index(columns) => index_statements(table, &holders, columns, indexes),
     };
     let statements = [statements, drop_unused(table, &holders, &goal, indexes)].concat();
@@ -210,19 +219,21 @@ fn goal(table: &Table, need: &Need, holders: &[&Table]) -> Goal {
     Goal::Index(key.chain(more).map(name).collect())
 }
 
+/// `identity` gives nothing for a table that has it already.
+///
 /// Partitions before their root: the root's identity says how a row is read,
 /// so it may not promise what a partition does not yet send.
 fn set_identity(
     table: &Table,
     holders: &[&Table],
-    identity: impl Fn(&Table) -> String,
+    identity: impl Fn(&Table) -> Option<String>,
 ) -> Vec<Statement> {
     let root = holders.iter().all(|holder| holder.relation.oid != table.relation.oid);
     holders
         .iter()
         .copied()
         .chain(root.then_some(table))
-        .map(|part| alter(&part.relation.table, &identity(part)))
+        .filter_map(|part| Some(alter(&part.relation.table, &identity(part)?)))
         .collect()
 }
 
@@ -276,8 +287,11 @@ fn index_statements(
     }
     let identity = |part: &Table| {
         let named = names.iter().find(|(oid, _)| *oid == part.relation.oid);
-        let (_, name) = named.expect("each part was given an index above");
-        format!("USING INDEX {}", quote_identifier(name))
+        let (oid, name) = named.expect("each part was given an index above");
+        let is_so =
+            |index: &OwnIndex| index.table_oid == *oid && index.name == *name && index.in_use;
+        let is = indexes.iter().any(is_so);
+        (!is).then(|| format!("USING INDEX {}", quote_identifier(name)))
     };
     statements.extend(set_identity(table, holders, identity));
     statements
@@ -393,4 +407,39 @@ pub fn sql(statements: &[Statement]) -> String {
     let lines: Vec<String> =
         statements.iter().map(|statement| format!("{};", statement.sql)).collect();
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn index(schema: &str, name: &str) -> OwnIndex {
+        OwnIndex {
+            table: TableName::new(schema, "posts"),
+            table_oid: 1,
+            name: name.into(),
+            columns: Vec::new(),
+            valid: true,
+            in_use: false,
+            attached: false,
+        }
+    }
+
+    #[test]
+    fn an_index_has_a_name_that_is_free_in_its_schema_and_fits() {
+        let posts = TableName::new("public", "posts");
+        assert_eq!(&*free_name(&posts, &[]), "rowcast_identity_posts");
+        let taken = [
+            index("public", "rowcast_identity_posts"),
+            index("public", "rowcast_identity_posts_2"),
+        ];
+        assert_eq!(&*free_name(&posts, &taken), "rowcast_identity_posts_3");
+        let elsewhere = [index("other", "rowcast_identity_posts")];
+        assert_eq!(&*free_name(&posts, &elsewhere), "rowcast_identity_posts");
+
+        let long = |last: &str| TableName::new("public", format!("{}{last}", "ü".repeat(30)));
+        let one = free_name(&long("a"), &[]);
+        let other = free_name(&long("b"), &[]);
+        assert!(one.len() <= 63 && one != other, "{one} {other}");
+    }
 }

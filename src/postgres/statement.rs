@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{sleep, timeout};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error};
 
@@ -36,11 +36,19 @@ impl Lock {
     }
 }
 
+/// Why a statement takes long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Another session holds a lock; it is tried again.
+    ForLock,
+    /// It is still at work, or waits for old transactions to end.
+    ForEnd,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum StatementError {
-    /// After several attempts.
-    #[error("cannot lock what this needs, tried for {waited:?}: {sql}")]
-    Locked { sql: String, waited: Duration, source: Error },
+    #[error("another session holds the lock that this needs, also at attempt {attempts}: {sql}")]
+    Locked { sql: String, attempts: u32, source: Error },
     #[error("Postgres refuses: {sql}")]
     Refused { sql: String, source: Error },
 }
@@ -60,7 +68,7 @@ impl Statement {
 
     /// Lines for psql: the words as a comment, then the SQL.
     pub fn script(&self) -> String {
-        let timeout = match self.lock {
+        let longer = match self.lock {
             Lock::Queues => String::new(),
             Lock::Yields { .. } => format!("SET lock_timeout = '{}';\n", self.lock.timeout()),
         };
@@ -68,7 +76,7 @@ impl Statement {
             Lock::Queues => String::new(),
             Lock::Yields { .. } => format!("SET lock_timeout = '{}';\n", Lock::Queues.timeout()),
         };
-        format!("-- {}\n{timeout}{};\n{back}", self.what.replace('\n', " "), self.sql)
+        format!("-- {}\n{longer}{};\n{back}", self.what.replace('\n', " "), self.sql)
     }
 
     /// What a script of statements begins with.
@@ -77,21 +85,20 @@ impl Statement {
     }
 
     /// Runs it as a transaction of its own. Where a lock is not to be had it
-    /// lets others pass and tries again, for `patience` in all; `on_wait` hears
-    /// of each failed attempt.
+    /// lets others pass and tries again, `attempts` times in all; `on_wait`
+    /// hears of each wait.
     pub async fn execute(
         &self,
         client: &Client,
-        patience: Duration,
-        mut on_wait: impl FnMut(&Statement),
+        attempts: u32,
+        mut on_wait: impl FnMut(Wait),
     ) -> Result<(), StatementError> {
         const PAUSE: Duration = Duration::from_secs(1);
-        let begun = Instant::now();
         let refused = |source| StatementError::Refused { sql: self.sql.clone(), source };
-        let timeout = format!("SET lock_timeout = '{}'", self.lock.timeout());
-        client.batch_execute(&timeout).await.map_err(refused)?;
-        loop {
-            let Err(error) = client.batch_execute(&self.sql).await else { return Ok(()) };
+        let set_timeout = format!("SET lock_timeout = '{}'", self.lock.timeout());
+        client.batch_execute(&set_timeout).await.map_err(refused)?;
+        for attempt in 1_u32.. {
+            let Err(error) = self.attempt(client, &mut on_wait).await else { break };
             let is_locked = error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
                 || error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED);
             if let Lock::Yields { cleanup: Some(cleanup) } = &self.lock {
@@ -100,16 +107,27 @@ impl Statement {
             if !is_locked {
                 return Err(refused(error));
             }
-            let waited = begun.elapsed();
-            if waited + PAUSE >= patience {
-                return Err(StatementError::Locked {
-                    sql: self.sql.clone(),
-                    waited,
-                    source: error,
-                });
+            if attempt >= attempts {
+                let sql = self.sql.clone();
+                return Err(StatementError::Locked { sql, attempts, source: error });
             }
-            on_wait(self);
+            on_wait(Wait::ForLock);
             sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    async fn attempt(&self, client: &Client, on_wait: &mut impl FnMut(Wait)) -> Result<(), Error> {
+        /// More than the timeout of a lock that others queue behind.
+        const LONG: Duration = Duration::from_secs(3);
+        let run = client.batch_execute(&self.sql);
+        tokio::pin!(run);
+        match timeout(LONG, &mut run).await {
+            Ok(result) => result,
+            Err(_) => {
+                on_wait(Wait::ForEnd);
+                run.await
+            }
         }
     }
 }
