@@ -4,6 +4,7 @@
 //! anyhow. A subcommand is a file with its `Args` and one `run`, a variant of
 //! [`Command`] and an arm in [`run`].
 
+mod demo;
 mod echo;
 mod rules;
 mod run;
@@ -84,6 +85,7 @@ enum Command {
     Teardown(teardown::Args),
     Tail(tail::Args),
     Send(send::Args),
+    Demo(demo::Args),
 }
 
 impl Cli {
@@ -108,6 +110,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Teardown(args) => teardown::run(args, &global).await,
         Command::Tail(args) => tail::run(args, &global).await,
         Command::Send(args) => send::run(args, &global).await,
+        Command::Demo(args) => demo::run(args).await,
     }
 }
 
@@ -137,7 +140,11 @@ impl Command {
     fn is_daemon(&self) -> bool {
         match self {
             Command::Run(_) => true,
-            Command::Setup(_) | Command::Teardown(_) | Command::Tail(_) | Command::Send(_) => false,
+            Command::Setup(_)
+            | Command::Teardown(_)
+            | Command::Tail(_)
+            | Command::Send(_)
+            | Command::Demo(_) => false,
         }
     }
 }
