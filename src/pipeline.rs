@@ -119,9 +119,8 @@ impl Error {
     fn hint(&self) -> Option<String> {
         match self {
             Error::Connect(error) => error.hint(),
-            Error::Source(wal::Error::Connection(error)) => error.hint(),
-            Error::Source(_)
-            | Error::Inspect(_)
+            Error::Source(error) => error.hint(),
+            Error::Inspect(_)
             | Error::Disconnected(_)
             | Error::Refused(_)
             | Error::Deliver(_) => None,

@@ -4,6 +4,7 @@
 //! anyhow. A subcommand is a file with its `Args` and one `run`, a variant of
 //! [`Command`] and an arm in [`run`].
 
+mod demo;
 mod rules;
 mod run;
 mod send;
@@ -83,6 +84,7 @@ enum Command {
     Teardown(teardown::Args),
     Tail(tail::Args),
     Send(send::Args),
+    Demo(demo::Args),
 }
 
 impl Cli {
@@ -107,6 +109,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Teardown(args) => teardown::run(args, &global).await,
         Command::Tail(args) => tail::run(args, &global).await,
         Command::Send(args) => send::run(args, &global).await,
+        Command::Demo(args) => demo::run(args).await,
     }
 }
 
@@ -126,7 +129,10 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
         if let Some(error) = cause.downcast_ref::<postgres::ConnectError>() {
             return error.hint();
         }
-        cause.downcast_ref::<wal::connection::Error>()?.hint()
+        if let Some(error) = cause.downcast_ref::<wal::connection::Error>() {
+            return error.hint();
+        }
+        cause.downcast_ref::<wal::Error>()?.hint()
     })
 }
 
@@ -136,7 +142,11 @@ impl Command {
     fn is_daemon(&self) -> bool {
         match self {
             Command::Run(_) => true,
-            Command::Setup(_) | Command::Teardown(_) | Command::Tail(_) | Command::Send(_) => false,
+            Command::Setup(_)
+            | Command::Teardown(_)
+            | Command::Tail(_)
+            | Command::Send(_)
+            | Command::Demo(_) => false,
         }
     }
 }

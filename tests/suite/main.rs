@@ -3,6 +3,7 @@
 mod config;
 mod connect;
 mod deliver;
+mod demo;
 mod faults;
 #[expect(unreachable_pub, reason = "nothing of a test binary can be reached from outside")]
 #[allow(dead_code, reason = "it is complete before all the tests are there that use it")]

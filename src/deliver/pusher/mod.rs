@@ -9,7 +9,7 @@ mod client;
 mod config;
 mod packing;
 mod server;
-mod signature;
+pub(crate) mod signature;
 
 pub use answer::{NotAnAnswer, Problem, Said};
 pub use client::Client;

@@ -15,7 +15,7 @@ const QUERY_VALUE: AsciiSet =
     NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b',');
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Method {
+pub(crate) enum Method {
     Get,
     Post,
 }
@@ -31,19 +31,19 @@ impl Method {
 
 /// What is signed.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Signed<'a> {
-    pub(super) method: Method,
+pub(crate) struct Signed<'a> {
+    pub(crate) method: Method,
     /// From `/apps` on, or with the path prefix, as the server wants it.
-    pub(super) path: &'a str,
+    pub(crate) path: &'a str,
     /// Further parameters of the query.
-    pub(super) parameters: &'a [(&'a str, &'a str)],
+    pub(crate) parameters: &'a [(&'a str, &'a str)],
     /// Empty for a GET, which has no `body_md5`.
-    pub(super) body: &'a [u8],
-    pub(super) unix_seconds: i64,
+    pub(crate) body: &'a [u8],
+    pub(crate) unix_seconds: i64,
 }
 
 /// The query string that makes the request valid, without the `?`.
-pub(super) fn signed_query(key: &str, secret: &Secret, signed: Signed<'_>) -> String {
+pub(crate) fn signed_query(key: &str, secret: &Secret, signed: Signed<'_>) -> String {
     let timestamp = signed.unix_seconds.to_string();
     let body_md5 = hex::encode(Md5::digest(signed.body));
     let mut parameters =

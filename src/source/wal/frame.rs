@@ -34,9 +34,10 @@ pub(super) enum Frame {
         reply_requested: bool,
     },
     CopyDone,
-    /// An ErrorResponse, header included.
+    /// An ErrorResponse or a NoticeResponse, header included.
     Error(Range<usize>),
-    /// A notice or a changed setting.
+    Notice(Range<usize>),
+    /// A changed setting.
     Aside,
     ReadyForQuery,
     CommandComplete,
@@ -89,7 +90,8 @@ pub(super) fn next(buffer: &[u8], at: usize) -> Result<Option<(Frame, usize)>, F
         b'd' => copy_data(&buffer[..end], body)?,
         b'c' => Frame::CopyDone,
         b'E' => Frame::Error(at..end),
-        b'N' | b'S' | b'A' => Frame::Aside,
+        b'N' => Frame::Notice(at..end),
+        b'S' | b'A' => Frame::Aside,
         b'Z' => Frame::ReadyForQuery,
         b'C' => Frame::CommandComplete,
         tag => return Err(FrameError::UnknownTag { tag }),

@@ -47,7 +47,11 @@ impl Relations {
         let relation = Relation {
             oid: message.oid,
             table: TableName::new(message.schema, message.name),
-            columns: message.columns.iter().map(|c| column(c, catalog)).collect(),
+            columns: message
+                .columns
+                .iter()
+                .map(|c| column(c, message.identity, catalog))
+                .collect(),
             identity: message.identity,
             primary_key: primary_key(message, catalog),
         };
@@ -55,17 +59,24 @@ impl Relations {
     }
 }
 
-fn column(message: &ColumnMessage<'_>, catalog: Option<&Relation>) -> Column {
+fn column(
+    message: &ColumnMessage<'_>,
+    identity: ReplicaIdentity,
+    catalog: Option<&Relation>,
+) -> Column {
     let known = catalog.and_then(|c| c.columns.iter().find(|k| *k.name == *message.name));
     let kind = match known {
         // The stream names a domain, the catalog resolves it to its base type.
         Some(known) if message.type_oid >= FIRST_USER_OID => known.kind,
         _ => Kind::of_type(message.type_oid),
     };
+    let same_identity = known.filter(|_| catalog.is_some_and(|c| c.identity == identity));
     Column {
         name: message.name.into(),
         kind,
-        in_identity: message.in_identity,
+        // A partitioned table's flags are the root's, the old rows a
+        // partition's: the catalog says what every partition carries.
+        in_identity: message.in_identity && same_identity.is_none_or(|known| known.in_identity),
         nullable: known.is_none_or(|known| known.nullable),
     }
 }
@@ -108,7 +119,7 @@ mod tests {
         let column = |name: &str, kind| Column {
             name: name.into(),
             kind,
-            in_identity: false,
+            in_identity: true,
             nullable: false,
         };
         vec![Relation {

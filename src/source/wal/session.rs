@@ -8,6 +8,7 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep_until, timeout};
+use tokio_postgres::error::SqlState;
 use tracing::debug;
 
 use super::connection::{self, CopyBoth, Persistence, ReplicationConnection};
@@ -68,6 +69,13 @@ pub enum Error {
     Skim(#[from] SkimError),
     #[error(transparent)]
     Decoder(#[from] DecoderError),
+    /// At the slot's place in the log there is no such publication yet, or no
+    /// longer: its changes would be passed over.
+    #[error(
+        "publication {publication} is not there at the slot's place in the log: it was made after \
+         the slot, or dropped; changes are held back, not lost"
+    )]
+    Publication { publication: PublicationName, source: ServerError },
     #[error("the catalog cannot be read")]
     Catalog(#[source] tokio_postgres::Error),
     #[error("the catalog cannot be read")]
@@ -75,6 +83,28 @@ pub enum Error {
 }
 
 impl Error {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::Connection(error) => error.hint(),
+            Error::CatalogConnection(error) => error.hint(),
+            Error::Publication { .. } => Some(
+                "rowcast setup, if it is missing; if it is there, the slot is older and can never \
+                 be read: rowcast teardown, then rowcast setup, then have open pages reload"
+                    .to_owned(),
+            ),
+            Error::Io(_)
+            | Error::Closed
+            | Error::Ended
+            | Error::Silent(_)
+            | Error::Unheard
+            | Error::Catalog(_)
+            | Error::Frame(_)
+            | Error::Skim(_)
+            | Error::Decoder(_) => None,
+        }
+    }
+
     /// Whether connecting again may help without anyone's doing.
     pub fn is_transient(&self) -> bool {
         match self {
@@ -86,7 +116,9 @@ impl Error {
             | Error::Silent(_)
             | Error::Unheard
             | Error::Catalog(_) => true,
-            Error::Frame(_) | Error::Skim(_) | Error::Decoder(_) => false,
+            Error::Frame(_) | Error::Skim(_) | Error::Decoder(_) | Error::Publication { .. } => {
+                false
+            }
         }
     }
 }
@@ -138,6 +170,7 @@ impl Session {
             feedback: Feedback::new(wal_sender_timeout, Instant::now()),
             dsn,
             slot,
+            publication,
             wanted,
             until,
         })
@@ -265,6 +298,7 @@ impl Session {
                     | Frame::Keepalive { .. }
                     | Frame::CopyDone
                     | Frame::CommandComplete
+                    | Frame::Notice(_)
                     | Frame::Aside => {}
                 }
             }
@@ -354,6 +388,7 @@ impl Session {
                     };
                 }
                 Frame::Error(range) => return Err(self.server_error(range)),
+                Frame::Notice(range) => self.notice(range)?,
                 Frame::Aside => {}
                 Frame::CopyDone | Frame::CommandComplete | Frame::ReadyForQuery => {
                     return Err(Error::Ended);
@@ -390,16 +425,37 @@ impl Session {
 
     /// What the ErrorResponse at `range` of the inbox says.
     fn server_error(&self, range: Range<usize>) -> Error {
+        match self.response(range) {
+            // A slot that is missing was told at the start: up to 17 this is
+            // how the stream says that the publication is.
+            Ok(source) if source.code == SqlState::UNDEFINED_OBJECT => {
+                Error::Publication { publication: self.publication.clone(), source }
+            }
+            Ok(error) => Error::Connection(connection::Error::from(error).about(&self.slot)),
+            Err(error) => error,
+        }
+    }
+
+    /// From 18 on a publication that is missing is only warned of, and its
+    /// changes are passed over. By the code, since the text is translated.
+    fn notice(&self, range: Range<usize>) -> Result<(), Error> {
+        let source = self.response(range)?;
+        if source.code == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE {
+            return Err(Error::Publication { publication: self.publication.clone(), source });
+        }
+        debug!(code = source.code.code(), "the server notes: {}", source.message);
+        Ok(())
+    }
+
+    fn response(&self, range: Range<usize>) -> Result<ServerError, Error> {
         let mut response = BytesMut::from(&self.inbox[range]);
         let parsed = match Message::parse(&mut response) {
-            Ok(Some(Message::ErrorResponse(body))) => ServerError::parse(&body),
+            Ok(Some(Message::ErrorResponse(body))) => ServerError::from_fields(body.fields()),
+            Ok(Some(Message::NoticeResponse(body))) => ServerError::from_fields(body.fields()),
             Ok(_) => Err(io::ErrorKind::InvalidData.into()),
             Err(error) => Err(error),
         };
-        Error::Connection(match parsed {
-            Ok(error) => connection::Error::from(error).about(&self.slot),
-            Err(error) => connection::Error::Malformed(error),
-        })
+        parsed.map_err(|error| connection::Error::Malformed(error).into())
     }
 
     /// After a migration the stream describes a table that we have not read.
