@@ -6,7 +6,7 @@
 //! good and stands in the rejected file.
 
 mod backoff;
-mod echo;
+pub mod echo;
 mod gate;
 mod lane;
 mod lanes;
@@ -17,7 +17,6 @@ mod record;
 mod rejected;
 mod stdout;
 
-pub use echo::echo_line;
 pub use limits::{ByteSize, ByteSizeError, Limits, MaxInFlight, MaxInFlightError};
 pub use rejected::{RejectedError, RejectedFile};
 pub use stdout::{Format, Stdout};
