@@ -1,11 +1,9 @@
-//! How a browser hears a notification.
-
 use crate::notification::{ChannelClass, ChannelName, EventName};
 
 /// The line of Laravel Echo that hears `event` on `channel`. `None` for the
 /// channel of one user, `#server-to-user-…`, which Echo does not listen to.
 /// <https://laravel.com/docs/broadcasting#listening-for-events>
-pub fn line(channel: &ChannelName, event: &EventName) -> Option<String> {
+pub fn echo_line(channel: &ChannelName, event: &EventName) -> Option<String> {
     let name = channel.as_str();
     if name.starts_with('#') {
         return None;
@@ -40,7 +38,7 @@ mod tests {
 
     #[test]
     fn the_echo_line_is_the_one_that_hears_the_event() {
-        for (channel, event, expected) in [
+        for (channel, event, line) in [
             ("posts", "PostUpdated", "Echo.channel('posts').listen('.PostUpdated', …)"),
             ("cache-posts", "x", "Echo.channel('cache-posts').listen('.x', …)"),
             ("private-posts.42", "x", "Echo.private('posts.42').listen('.x', …)"),
@@ -58,7 +56,7 @@ mod tests {
         ] {
             let channel = channel.parse().expect("a channel");
             let event = event.parse().expect("an event");
-            assert_eq!(line(&channel, &event).as_deref(), Some(expected));
+            assert_eq!(echo_line(&channel, &event).as_deref(), Some(line));
         }
     }
 
@@ -66,6 +64,6 @@ mod tests {
     fn a_channel_of_one_user_has_no_line() {
         let channel = "#server-to-user-42".parse().expect("a channel");
         let event = "x".parse().expect("an event");
-        assert_eq!(line(&channel, &event), None);
+        assert_eq!(echo_line(&channel, &event), None);
     }
 }

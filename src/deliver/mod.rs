@@ -6,7 +6,7 @@
 //! good and stands in the rejected file.
 
 mod backoff;
-pub mod echo;
+mod echo;
 mod gate;
 mod lane;
 mod lanes;
@@ -17,6 +17,7 @@ mod record;
 mod rejected;
 mod stdout;
 
+pub use echo::echo_line;
 pub use limits::{ByteSize, ByteSizeError, Limits, MaxInFlight, MaxInFlightError};
 pub use rejected::{RejectedError, RejectedFile};
 pub use stdout::{Format, Stdout};

@@ -3,7 +3,8 @@ use std::io::{self, Write};
 
 use crate::notification::{ChannelName, Notification};
 
-use super::{echo, record};
+use super::echo::echo_line;
+use super::record;
 
 /// Prints each notification on one line instead of sending it.
 pub struct Stdout {
@@ -56,7 +57,7 @@ fn human(notification: &Notification) -> String {
     } else {
         let names: Vec<&str> = channels.iter().map(ChannelName::as_str).collect();
         line.push_str(&format!("  on {}", names.join(", ")));
-        for heard in channels.iter().filter_map(|channel| echo::line(channel, event)) {
+        for heard in channels.iter().filter_map(|channel| echo_line(channel, event)) {
             line.push_str(&format!("  {heard}"));
         }
     }
@@ -70,8 +71,8 @@ fn json(line: &mut Vec<u8>, notification: &Notification) {
     match &notification.refusal {
         Some(refusal) => record::write_field(line, "refused", &refusal.to_string()),
         None => {
-            let heard = |channel| echo::line(channel, &notification.event);
-            let lines: Vec<String> = notification.channels.iter().filter_map(heard).collect();
+            let echo = |channel| echo_line(channel, &notification.event);
+            let lines: Vec<String> = notification.channels.iter().filter_map(echo).collect();
             record::write_field(line, "echo", &lines);
         }
     }
