@@ -12,6 +12,7 @@ pub mod lines;
 pub mod node;
 pub mod process;
 pub mod psql;
+mod pusher;
 pub mod rowcast;
 pub mod scratch;
 mod server;
