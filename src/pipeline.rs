@@ -120,10 +120,9 @@ impl Error {
         match self {
             Error::Connect(error) => error.hint(),
             Error::Source(error) => error.hint(),
-            Error::Inspect(_)
-            | Error::Disconnected(_)
-            | Error::Refused(_)
-            | Error::Deliver(_) => None,
+            Error::Inspect(_) | Error::Disconnected(_) | Error::Refused(_) | Error::Deliver(_) => {
+                None
+            }
         }
     }
 

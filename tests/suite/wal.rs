@@ -427,3 +427,24 @@ async fn huge_rows_keep_the_columns_that_rules_name_and_tell_whether_the_rest_ch
     assert_eq!(contents, [None, Some(false), Some(true)]);
     streaming.end().await;
 }
+
+on_every_version! {
+    async fn a_publication_that_is_newer_than_the_slot_is_an_error_and_no_gap(version: Version) {
+        let database = Database::on(version).await;
+        database.psql("create table done (id int primary key)").await;
+        let slot = database.slot();
+        let sql = "select pg_create_logical_replication_slot($1, 'pgoutput')";
+        database.client().await.execute(sql, &[&slot]).await.unwrap();
+        database.psql("insert into done values (1); create publication p for all tables").await;
+        let before = database.confirmed().await;
+        let mut streaming = Streaming::again(&database, &[]).await;
+        let ended = timeout(SOON, async {
+            while streaming.changes.recv().await.is_some() {}
+            streaming.session.await.unwrap()
+        });
+        let error = ended.await.unwrap().unwrap_err();
+        assert!(matches!(error, Error::Publication { .. }), "{error:?}");
+        assert!(!error.is_transient());
+        assert_eq!(database.confirmed().await, before);
+    }
+}

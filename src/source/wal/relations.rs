@@ -47,11 +47,7 @@ impl Relations {
         let relation = Relation {
             oid: message.oid,
             table: TableName::new(message.schema, message.name),
-            columns: message
-                .columns
-                .iter()
-                .map(|c| column(c, message.identity, catalog))
-                .collect(),
+            columns: message.columns.iter().map(|c| column(c, message.identity, catalog)).collect(),
             identity: message.identity,
             primary_key: primary_key(message, catalog),
         };

@@ -139,6 +139,7 @@ pub struct Session {
     feedback: Feedback,
     dsn: Dsn,
     slot: SlotName,
+    publication: PublicationName,
     wanted: Wanted,
     until: Option<Lsn>,
 }
@@ -428,7 +429,7 @@ impl Session {
         match self.response(range) {
             // A slot that is missing was told at the start: up to 17 this is
             // how the stream says that the publication is.
-            Ok(source) if source.code == SqlState::UNDEFINED_OBJECT => {
+            Ok(source) if *source.code() == SqlState::UNDEFINED_OBJECT => {
                 Error::Publication { publication: self.publication.clone(), source }
             }
             Ok(error) => Error::Connection(connection::Error::from(error).about(&self.slot)),
@@ -440,10 +441,10 @@ impl Session {
     /// changes are passed over. By the code, since the text is translated.
     fn notice(&self, range: Range<usize>) -> Result<(), Error> {
         let source = self.response(range)?;
-        if source.code == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE {
+        if *source.code() == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE {
             return Err(Error::Publication { publication: self.publication.clone(), source });
         }
-        debug!(code = source.code.code(), "the server notes: {}", source.message);
+        debug!(code = source.code().code(), "the server notes: {}", source.message());
         Ok(())
     }
 
