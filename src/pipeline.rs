@@ -29,7 +29,7 @@ use crate::route::{Router, Rules};
 use crate::source::wal::{self, Session, SlotChoice};
 
 mod inspection;
-use inspection::Inspection;
+use inspection::{Inspection, Told};
 pub use inspection::{Refused, needs_of};
 
 /// Batches and handoffs under way between two stages. Each holds about what one
@@ -43,8 +43,11 @@ const SERVER_SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 const CLOSE_GRACE: Duration = Duration::from_secs(3);
 /// A slot's holder may leave at any time: a standby asks this often.
 const SLOT_POLL: Duration = Duration::from_secs(1);
+/// The longest wait between attempts to connect: a page is stale for so long
+/// after Postgres is back.
+const RECONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// A session that lasted this long was no failure to connect.
-const SETTLED: Duration = Duration::from_secs(10);
+const SETTLED: Duration = Duration::from_secs(5);
 
 pub struct Options {
     pub database: postgres::Config,
@@ -153,19 +156,20 @@ pub async fn run(
     deliver: &mut Deliver,
     shutdown: watch::Receiver<bool>,
 ) -> Result<End, Error> {
-    let mut backoff = Backoff::default();
+    let mut backoff = Backoff::up_to(RECONNECT_WITHIN);
+    let mut told = Told::default();
     let mut has_streamed = false;
     let mut last_failure = String::new();
     loop {
         let opened = tokio::select! {
-            opened = open(options) => opened,
+            opened = open(options, &mut told) => opened,
             () = stopped(shutdown.clone()) => return Ok(End::Delivered),
         };
         let failure = match opened {
             Ok(open) => {
                 has_streamed = true;
                 let since = Instant::now();
-                match stream(open, options, deliver, shutdown.clone()).await {
+                match stream(open, options, deliver, &mut told, shutdown.clone()).await {
                     Ok(end) => return Ok(end),
                     Err(failure @ Error::Deliver(_)) => return Err(failure),
                     Err(failure) => {
@@ -205,13 +209,13 @@ struct Open {
     connection: Connection,
 }
 
-async fn open(options: &Options) -> Result<Open, Error> {
+async fn open(options: &Options, told: &mut Told) -> Result<Open, Error> {
     let dsn = options.database.dsn();
     let connection =
         postgres::connect(&dsn, postgres::APPLICATION_NAME).await.map_err(Error::Connect)?;
     let inspection = Inspection::of(&connection.client, options).await.map_err(Error::Inspect)?;
     inspection.accept()?;
-    inspection.warn();
+    told.warn(&inspection);
     let until = match options.once {
         true => Some(current_lsn(&connection).await.map_err(Error::Inspect)?),
         false => None,
@@ -247,6 +251,7 @@ async fn stream(
     open: Open,
     options: &Options,
     deliver: &mut Deliver,
+    told: &mut Told,
     shutdown: watch::Receiver<bool>,
 ) -> Result<End, Error> {
     let (changes_tx, changes_rx) = mpsc::channel(QUEUE);
@@ -258,7 +263,7 @@ async fn stream(
     let mut failure = None;
     let end = {
         let delivering = deliver.run(handoffs_rx, confirmed_tx);
-        let watching = watch_database(open.connection, options);
+        let watching = watch_database(open.connection, options, told);
         let stopping = stopped(shutdown);
         tokio::pin!(delivering, watching, stopping);
         let mut deadline: Option<Instant> = None;
@@ -293,7 +298,9 @@ async fn stream(
     // `confirmed_tx` is gone now, so the session ends the stream.
     match timeout(CLOSE_GRACE, &mut source).await {
         Ok(ended) => {
-            if let Err(error) = session_result(ended) {
+            if let Err(error) = session_result(ended)
+                && failure.is_none()
+            {
                 let error = Error::from(error).chain();
                 warn!("the last confirmation may be lost, and its changes come again: {error}");
             }
@@ -316,7 +323,7 @@ fn session_result(ended: Result<Result<(), wal::Error>, JoinError>) -> Result<()
 
 /// Returns when the database closes the connection or is no longer as the rules
 /// need it, and says which.
-async fn watch_database(connection: Connection, options: &Options) -> Error {
+async fn watch_database(connection: Connection, options: &Options, told: &mut Told) -> Error {
     let Connection { client, mut end } = connection;
     loop {
         tokio::select! {
@@ -330,6 +337,7 @@ async fn watch_database(connection: Connection, options: &Options) -> Error {
                 if let Err(refused) = inspection.accept() {
                     return refused.into();
                 }
+                told.warn(&inspection);
             }
             Err(error) => return Error::Inspect(error),
         }

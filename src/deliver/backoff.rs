@@ -6,27 +6,33 @@ use std::time::Duration;
 use backoff::ExponentialBackoff;
 use backoff::backoff::Backoff as _;
 
-/// Waits that grow from about 100 ms to about 30 s, without end, each spread by
-/// half so that many clients do not come back at once.
+/// Waits that grow from about 100 ms, without end, each spread by half so that
+/// many clients do not come back at once.
 #[derive(Debug)]
 pub struct Backoff(ExponentialBackoff);
 
+/// Up to about 30 s.
 impl Default for Backoff {
     fn default() -> Backoff {
+        Backoff::up_to(Duration::from_secs(30))
+    }
+}
+
+impl Backoff {
+    /// Up to about `longest`.
+    pub fn up_to(longest: Duration) -> Backoff {
         let initial = Duration::from_millis(100);
         Backoff(ExponentialBackoff {
             current_interval: initial,
             initial_interval: initial,
             randomization_factor: 0.5,
             multiplier: 2.0,
-            max_interval: Duration::from_secs(30),
+            max_interval: longest,
             max_elapsed_time: None,
             ..ExponentialBackoff::default()
         })
     }
-}
 
-impl Backoff {
     /// How long to wait before the next attempt.
     #[expect(clippy::should_implement_trait, reason = "it has no end, so it is no iterator")]
     pub fn next(&mut self) -> Duration {

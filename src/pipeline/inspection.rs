@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -44,6 +45,31 @@ impl fmt::Display for Refused {
     }
 }
 
+/// What the log has been told already: once is enough, since nothing changes
+/// until somebody acts.
+#[derive(Debug, Default)]
+pub(super) struct Told(HashSet<String>);
+
+impl Told {
+    /// Logs what works but should not stay so.
+    pub(super) fn warn(&mut self, inspection: &Inspection) {
+        for problem in inspection.problems.iter().filter(|problem| !problem.is_error()) {
+            if self.0.insert(problem.to_string()) {
+                match &problem.fix {
+                    Some(fix) => warn!(fix, "{problem}"),
+                    None => warn!("{problem}"),
+                }
+            }
+        }
+        for finding in inspection.findings.iter().filter(|finding| !finding.is_error()) {
+            // The message may have a size in it, which is another each time.
+            if self.0.insert(format!("{:?} {}", finding.kind, finding.fix)) {
+                warn!(fix = finding.fix, "{}", finding.message);
+            }
+        }
+    }
+}
+
 impl Inspection {
     pub(super) async fn of(
         client: &Client,
@@ -74,19 +100,6 @@ impl Inspection {
         match problems.is_empty() && findings.is_empty() {
             true => Ok(()),
             false => Err(Refused { problems, findings }),
-        }
-    }
-
-    /// Logs what works but should not stay so.
-    pub(super) fn warn(&self) {
-        for problem in self.problems.iter().filter(|problem| !problem.is_error()) {
-            match &problem.fix {
-                Some(fix) => warn!(fix, "{problem}"),
-                None => warn!("{problem}"),
-            }
-        }
-        for finding in self.findings.iter().filter(|finding| !finding.is_error()) {
-            warn!(fix = finding.fix, "{}", finding.message);
         }
     }
 

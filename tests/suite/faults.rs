@@ -203,9 +203,13 @@ async fn a_connection_that_is_cut_is_made_again_and_nothing_is_lost() {
     let client = scene.database.client().await;
     for _ in 0..3 {
         scene.endpoint.wait_for_requests(scene.endpoint.requests() + 20).await;
-        let sql = "select pg_terminate_backend(pid) from pg_stat_activity
-                   where application_name = 'rowcast' and datname = current_database()";
-        assert!(!client.query(sql, &[]).await.unwrap().is_empty());
+        let sql = "with ours as (select pid from pg_stat_activity
+                                  where application_name = 'rowcast' and datname = current_database())
+                   select pg_terminate_backend(pid) from ours where (select count(*) from ours) = 2";
+        eventually(SOON, "both connections are cut", async || {
+            (client.query(sql, &[]).await.unwrap().len() == 2).then_some(())
+        })
+        .await;
         scene.endpoint.wait_for_requests(scene.endpoint.requests() + 20).await;
     }
     writer.stop().await;

@@ -11,7 +11,7 @@ use crate::harness::{
     database::Database,
     rowcast::Rowcast,
     sockudo::Sockudo,
-    wait::SOON,
+    wait::{SOON, eventually},
 };
 
 /// A configuration for this database and Sockudo, before its rules.
@@ -67,9 +67,14 @@ on_every_version! {
                  insert into posts values (5, 'last', 'draft');",
             )
             .await;
+        let written = database.written().await;
+        eventually(SOON, "all is accepted", async || {
+            (database.confirmed().await >= written).then_some(())
+        })
+        .await;
         run.sigterm();
         assert_eq!(run.exit_code(SOON).await, 0, "{:?}", run.stderr.all());
-        // It ended well, so all of it was accepted; this is accepted after it.
+        // This is accepted after all the others.
         sockudo.publish(&[&list, &public], "last", &json!({})).await;
         for channel in [&list, &public] {
             let is_last = |heard: &Heard| heard.channel == *channel && heard.event == "last";

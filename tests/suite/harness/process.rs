@@ -98,6 +98,11 @@ impl Process {
         status.code().unwrap_or_else(|| panic!("{} has no exit code: {status}", self.name))
     }
 
+    #[expect(clippy::print_stderr, reason = "it belongs to the failure of the test")]
+    fn print_stderr(&self) {
+        eprintln!("{} said:\n{}", self.name, self.stderr.all().join("\n"));
+    }
+
     fn child(&self) -> MutexGuard<'_, Child> {
         // A test that panicked elsewhere must not keep this from being killed.
         self.child.lock().unwrap_or_else(PoisonError::into_inner)
@@ -106,6 +111,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.print_stderr();
+        }
         let mut child = self.child();
         // Errors say that it has ended by itself. Its own children are in its group.
         let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
