@@ -22,13 +22,15 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{error, info, warn};
 
 use crate::change::{Batch, Item, Lsn};
-use crate::deliver::{self, Backoff, Deliver};
+use crate::deliver::{Backoff, Deliver};
 use crate::notification::Handoff;
-use crate::postgres::{self, ConnectError, Connection, SlotName};
+use crate::postgres::{self, Connection, SlotName};
 use crate::route::{Router, Rules};
 use crate::source::wal::{self, Session, SlotChoice};
 
+mod error;
 mod inspection;
+pub use error::Error;
 use inspection::{Inspection, Told};
 pub use inspection::{Refused, needs_of};
 
@@ -69,26 +71,10 @@ pub enum Slot {
 /// How a run without error ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Everything read was delivered and confirmed.
+    /// Everything that was to be delivered is delivered and confirmed.
     Delivered,
-    /// The time for that ran out. What was not confirmed comes again.
+    /// It was stopped before. What was not confirmed comes again.
     Undelivered,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("cannot connect to Postgres")]
-    Connect(#[source] ConnectError),
-    #[error("cannot read the state of the database")]
-    Inspect(#[source] tokio_postgres::Error),
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    #[error("cannot stream changes")]
-    Source(#[from] wal::Error),
-    #[error("cannot deliver")]
-    Deliver(#[from] deliver::Error),
-    #[error("Postgres closed the connection")]
-    Disconnected(#[source] Option<tokio_postgres::Error>),
 }
 
 impl Slot {
@@ -96,50 +82,6 @@ impl Slot {
         match self {
             Slot::Configured => &database.slot,
             Slot::Temporary(slot) => slot,
-        }
-    }
-}
-
-impl Error {
-    /// Whether trying again may help without anyone's doing.
-    fn is_transient(&self) -> bool {
-        match self {
-            Error::Connect(error) => error.is_transient(),
-            Error::Inspect(_) | Error::Disconnected(_) => true,
-            Error::Refused(_) | Error::Deliver(_) => false,
-            Error::Source(error) => error.is_transient(),
-        }
-    }
-
-    fn is_slot_in_use(&self) -> bool {
-        matches!(
-            self,
-            Error::Source(wal::Error::Connection(wal::connection::Error::SlotInUse { .. }))
-        )
-    }
-
-    /// What to do about it.
-    fn hint(&self) -> Option<String> {
-        match self {
-            Error::Connect(error) => error.hint(),
-            Error::Source(error) => error.hint(),
-            Error::Inspect(_) | Error::Disconnected(_) | Error::Refused(_) | Error::Deliver(_) => {
-                None
-            }
-        }
-    }
-
-    /// With its causes, and what to do, on one line.
-    fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        match self.hint() {
-            Some(hint) => format!("{text} ({hint})"),
-            None => text,
         }
     }
 }
@@ -156,20 +98,20 @@ pub async fn run(
     deliver: &mut Deliver,
     shutdown: watch::Receiver<bool>,
 ) -> Result<End, Error> {
+    let mut pipeline = Pipeline { options, told: Told::default(), until: None };
     let mut backoff = Backoff::up_to(RECONNECT_WITHIN);
-    let mut told = Told::default();
     let mut has_streamed = false;
     let mut last_failure = String::new();
     loop {
         let opened = tokio::select! {
-            opened = open(options, &mut told) => opened,
-            () = stopped(shutdown.clone()) => return Ok(End::Delivered),
+            opened = pipeline.open() => opened,
+            () = stopped(shutdown.clone()) => break,
         };
         let failure = match opened {
             Ok(open) => {
                 has_streamed = true;
                 let since = Instant::now();
-                match stream(open, options, deliver, &mut told, shutdown.clone()).await {
+                match pipeline.stream(open, deliver, shutdown.clone()).await {
                     Ok(end) => return Ok(end),
                     Err(failure @ Error::Deliver(_)) => return Err(failure),
                     Err(failure) => {
@@ -186,7 +128,7 @@ pub async fn run(
         };
         let wait = if failure.is_slot_in_use() { SLOT_POLL } else { backoff.next() };
         // Said once, not at every attempt.
-        let text = failure.chain();
+        let text = failure.in_full();
         if text != last_failure {
             let held = "nothing is lost: the slot keeps what was not delivered";
             let retry_ms = wait.as_millis() as u64;
@@ -198,9 +140,22 @@ pub async fn run(
         }
         tokio::select! {
             () = sleep(wait) => {}
-            () = stopped(shutdown.clone()) => return Ok(End::Delivered),
+            () = stopped(shutdown.clone()) => break,
         }
     }
+    // Stopped between two connections: what the last one left is not delivered.
+    match has_streamed || options.once {
+        true => Ok(End::Undelivered),
+        false => Ok(End::Delivered),
+    }
+}
+
+/// What outlives a connection.
+struct Pipeline<'a> {
+    options: &'a Options,
+    told: Told,
+    /// Where `--once` ends: what was committed when the first connection began.
+    until: Option<Lsn>,
 }
 
 /// A connection that streams, and an ordinary one to watch the database by.
@@ -209,35 +164,119 @@ struct Open {
     connection: Connection,
 }
 
-async fn open(options: &Options, told: &mut Told) -> Result<Open, Error> {
-    let dsn = options.database.dsn();
-    let connection =
-        postgres::connect(&dsn, postgres::APPLICATION_NAME).await.map_err(Error::Connect)?;
-    let inspection = Inspection::of(&connection.client, options).await.map_err(Error::Inspect)?;
-    inspection.accept()?;
-    told.warn(&inspection);
-    let until = match options.once {
-        true => Some(current_lsn(&connection).await.map_err(Error::Inspect)?),
-        false => None,
-    };
-    let rules = options.rules.clone();
-    let slot = options.slot.name(&options.database).clone();
-    let slot = match &options.slot {
-        Slot::Configured => SlotChoice::Named(slot),
-        Slot::Temporary(_) => SlotChoice::Temporary(slot),
-    };
-    let session = Session::open(wal::Options {
-        dsn,
-        slot,
-        publication: options.database.publication.clone(),
-        wal_sender_timeout: inspection.wal_sender_timeout(),
-        catalog: inspection.relations(),
-        wanted: Box::new(move |relation| rules.wanted(relation)),
-        until,
-    })
-    .await?;
-    info!(slot = %options.slot.name(&options.database), "streaming changes");
-    Ok(Open { session, connection })
+impl Pipeline<'_> {
+    async fn open(&mut self) -> Result<Open, Error> {
+        let options = self.options;
+        let dsn = options.database.dsn();
+        let connection =
+            postgres::connect(&dsn, postgres::APPLICATION_NAME).await.map_err(Error::Connect)?;
+        let inspection =
+            Inspection::of(&connection.client, options).await.map_err(Error::Inspect)?;
+        inspection.accept()?;
+        self.told.warn(&inspection);
+        if options.once && self.until.is_none() {
+            self.until = Some(current_lsn(&connection).await.map_err(Error::Inspect)?);
+        }
+        let rules = options.rules.clone();
+        let slot = options.slot.name(&options.database).clone();
+        let slot = match &options.slot {
+            Slot::Configured => SlotChoice::Named(slot),
+            Slot::Temporary(_) => SlotChoice::Temporary(slot),
+        };
+        let session = Session::open(wal::Options {
+            dsn,
+            slot,
+            publication: options.database.publication.clone(),
+            wal_sender_timeout: inspection.wal_sender_timeout(),
+            catalog: inspection.relations(),
+            wanted: Box::new(move |relation| rules.wanted(relation)),
+            until: self.until,
+        })
+        .await?;
+        info!(slot = %options.slot.name(&options.database), "streaming changes");
+        Ok(Open { session, connection })
+    }
+
+    /// One connection's life, from the first change to the last confirmation.
+    async fn stream(
+        &mut self,
+        open: Open,
+        deliver: &mut Deliver,
+        shutdown: watch::Receiver<bool>,
+    ) -> Result<End, Error> {
+        let (changes_tx, changes_rx) = mpsc::channel(QUEUE);
+        let (handoffs_tx, handoffs_rx) = mpsc::channel(QUEUE);
+        let (confirmed_tx, confirmed_rx) = watch::channel(None);
+        let (stop_tx, stop_rx) = watch::channel(false);
+        let mut source = tokio::spawn(open.session.run(changes_tx, confirmed_rx, stop_rx));
+        let router = Router::new(self.options.rules.clone());
+        let routing = tokio::spawn(route(router, changes_rx, handoffs_tx));
+
+        let mut source_ended = None;
+        let mut failure = None;
+        let mut deadline: Option<Instant> = None;
+        let delivered = {
+            let delivering = deliver.run(handoffs_rx, confirmed_tx);
+            let watching = watch_database(open.connection, self.options, &mut self.told);
+            let stopping = stopped(shutdown);
+            tokio::pin!(delivering, watching, stopping);
+            loop {
+                tokio::select! {
+                    // It ends first only if the connection broke: what is not
+                    // delivered will be sent again.
+                    ended = &mut source => {
+                        source_ended = Some(result_of(ended));
+                        break false;
+                    }
+                    delivered = &mut delivering => {
+                        delivered?;
+                        break true;
+                    }
+                    error = &mut watching, if failure.is_none() => {
+                        failure = Some(error);
+                        stop_tx.send_replace(true);
+                        deadline = Some(Instant::now() + SERVER_SHUTDOWN_GRACE);
+                    }
+                    () = &mut stopping, if deadline.is_none() => {
+                        info!("stopping: delivering what was read");
+                        stop_tx.send_replace(true);
+                        deadline = Some(Instant::now() + self.options.grace);
+                    }
+                    () = sleep_until(deadline.unwrap_or_else(Instant::now)),
+                        if deadline.is_some() => break false,
+                }
+            }
+        };
+        // `confirmed_tx` is gone now, so the session ends the stream.
+        let source_ended = match source_ended {
+            Some(ended) => ended,
+            None => match timeout(CLOSE_GRACE, &mut source).await {
+                Ok(ended) => result_of(ended),
+                Err(_) => {
+                    source.abort();
+                    Ok(())
+                }
+            },
+        };
+        // Its input is closed: this only brings a panic to light, which would
+        // else look like the end of all changes.
+        result_of(routing.await);
+
+        let was_stopped = deadline.is_some();
+        match (failure, source_ended) {
+            (Some(failure), _) => Err(failure),
+            (None, Err(error)) if !was_stopped => Err(error.into()),
+            (None, Err(error)) => {
+                let error = Error::from(error).in_full();
+                warn!("the last confirmation may be lost, and its changes come again: {error}");
+                Ok(End::Undelivered)
+            }
+            // `--once` ends by itself, and only where it was to end.
+            (None, Ok(())) if was_stopped && self.options.once => Ok(End::Undelivered),
+            (None, Ok(())) if delivered => Ok(End::Delivered),
+            (None, Ok(())) => Ok(End::Undelivered),
+        }
+    }
 }
 
 async fn current_lsn(connection: &Connection) -> Result<Lsn, tokio_postgres::Error> {
@@ -246,85 +285,19 @@ async fn current_lsn(connection: &Connection) -> Result<Lsn, tokio_postgres::Err
     Ok(text.parse().expect("Postgres prints an LSN as one"))
 }
 
-/// One connection's life, from the first change to the last confirmation.
-async fn stream(
-    open: Open,
-    options: &Options,
-    deliver: &mut Deliver,
-    told: &mut Told,
-    shutdown: watch::Receiver<bool>,
-) -> Result<End, Error> {
-    let (changes_tx, changes_rx) = mpsc::channel(QUEUE);
-    let (handoffs_tx, handoffs_rx) = mpsc::channel(QUEUE);
-    let (confirmed_tx, confirmed_rx) = watch::channel(None);
-    let (stop_tx, stop_rx) = watch::channel(false);
-    let mut source = tokio::spawn(open.session.run(changes_tx, confirmed_rx, stop_rx));
-    tokio::spawn(route(Router::new(options.rules.clone()), changes_rx, handoffs_tx));
-    let mut failure = None;
-    let end = {
-        let delivering = deliver.run(handoffs_rx, confirmed_tx);
-        let watching = watch_database(open.connection, options, told);
-        let stopping = stopped(shutdown);
-        tokio::pin!(delivering, watching, stopping);
-        let mut deadline: Option<Instant> = None;
-        loop {
-            tokio::select! {
-                delivered = &mut delivering => {
-                    delivered?;
-                    break End::Delivered;
-                }
-                // Before `deliver` is done it ends only because the connection
-                // broke: what is not delivered will be sent again.
-                ended = &mut source => {
-                    session_result(ended)?;
-                    return Err(Error::Disconnected(None));
-                }
-                error = &mut watching, if failure.is_none() => {
-                    failure = Some(error);
-                    stop_tx.send_replace(true);
-                    deadline = Some(Instant::now() + SERVER_SHUTDOWN_GRACE);
-                }
-                () = &mut stopping, if deadline.is_none() => {
-                    info!("stopping: delivering what was read");
-                    stop_tx.send_replace(true);
-                    deadline = Some(Instant::now() + options.grace);
-                }
-                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                    break End::Undelivered;
-                }
-            }
-        }
-    };
-    // `confirmed_tx` is gone now, so the session ends the stream.
-    match timeout(CLOSE_GRACE, &mut source).await {
-        Ok(ended) => {
-            if let Err(error) = session_result(ended)
-                && failure.is_none()
-            {
-                let error = Error::from(error).chain();
-                warn!("the last confirmation may be lost, and its changes come again: {error}");
-            }
-        }
-        Err(_) => source.abort(),
-    }
-    match failure {
-        Some(failure) => Err(failure),
-        None => Ok(end),
-    }
-}
-
-fn session_result(ended: Result<Result<(), wal::Error>, JoinError>) -> Result<(), wal::Error> {
+/// What a task returned. Its panic goes on here.
+fn result_of<T>(ended: Result<T, JoinError>) -> T {
     match ended.map_err(JoinError::try_into_panic) {
         Ok(result) => result,
         Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        Err(Err(_)) => unreachable!("nobody aborts a session and then waits for it"),
+        Err(Err(_)) => unreachable!("nobody aborts a task and then waits for it"),
     }
 }
 
 /// Returns when the database closes the connection or is no longer as the rules
 /// need it, and says which.
 async fn watch_database(connection: Connection, options: &Options, told: &mut Told) -> Error {
-    let Connection { client, mut end } = connection;
+    let Connection { client, mut end, .. } = connection;
     loop {
         tokio::select! {
             // A server that shuts down tells here at once, and waits for the

@@ -218,6 +218,25 @@ async fn a_connection_that_is_cut_is_made_again_and_nothing_is_lost() {
 }
 
 #[tokio::test]
+async fn a_stream_that_is_cut_while_nothing_happens_is_made_again_every_time() {
+    let scene = Scene::on(Database::on(Version::DEFAULT).await).await;
+    let run = scene.run().await;
+    let client = scene.database.client().await;
+    for _ in 0..10 {
+        let sql = "select pg_terminate_backend(active_pid) from pg_replication_slots
+                   where slot_name = $1 and active";
+        eventually(SOON, "the stream is cut", async || {
+            let cut = client.query(sql, &[&scene.database.slot()]).await.unwrap();
+            (!cut.is_empty()).then_some(())
+        })
+        .await;
+    }
+    scene.database.psql("update counters set version = version + 1").await;
+    scene.assert_nothing_is_lost().await;
+    assert!(run.is_running());
+}
+
+#[tokio::test]
 async fn sigterm_delivers_and_confirms_what_was_read_and_ends_with_0() {
     let scene = Scene::on(Database::on(Version::DEFAULT).await).await;
     let run = scene.run().await;

@@ -76,10 +76,12 @@ impl Decoder {
                 // One above the commit record's start: a position that was
                 // reached before may be exactly that start, and this
                 // transaction must lie above it.
-                let position = Position::new(u64::from(final_lsn) + 1);
-                match self.transaction.replace(Transaction { xid, at, position }) {
-                    None => {}
-                    Some(_) => return Err(out_of_place),
+                let Some(above) = u64::from(final_lsn).checked_add(1) else {
+                    return Err(out_of_place);
+                };
+                let position = Position::new(above);
+                if self.transaction.replace(Transaction { xid, at, position }).is_some() {
+                    return Err(out_of_place);
                 }
             }
             Message::Commit { end_lsn } => {

@@ -1,19 +1,21 @@
 //! Streaming logical replication: a slot's committed changes, decoded by
 //! `pgoutput`, and the confirmation of what was delivered.
 //!
-//! [`connection`] dials and starts the stream, [`frame`] finds its frames,
-//! [`decoder`] turns messages ([`pgoutput`]) into changes with the tables that
-//! [`relations`] remembers, [`feedback`] decides what to confirm. [`Session`]
-//! is the loop around them.
+//! [`connection`] dials and starts the stream; [`inbox`] holds what is read,
+//! in which [`frame`] finds the frames and [`decoder`] turns messages
+//! ([`pgoutput`]) into changes of the tables that [`relations`] remembers;
+//! [`feedback`] decides what to confirm. [`Session`] is the loop around them.
 
 pub mod connection;
 mod decoder;
 mod feedback;
 mod frame;
+mod inbox;
 pub mod pgoutput;
 mod relations;
 mod session;
 
 pub use decoder::DecoderError;
 pub use frame::{FrameError, SkimError};
-pub use session::{Error, Options, Session, SlotChoice, Wanted};
+pub use inbox::{InboxError, Wanted};
+pub use session::{Error, Options, Session, SlotChoice};

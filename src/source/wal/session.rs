@@ -1,9 +1,9 @@
+use std::future::pending;
 use std::io;
-use std::ops::Range;
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BytesMut};
-use postgres_protocol::message::backend::Message;
+use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
@@ -12,23 +12,18 @@ use tokio_postgres::error::SqlState;
 use tracing::debug;
 
 use super::connection::{self, CopyBoth, Persistence, ReplicationConnection};
-use super::decoder::{Decoder, DecoderError, Step};
 use super::feedback::{Feedback, StatusUpdate};
-use super::frame::{self, Frame, FrameError, Skim, SkimError};
-use crate::change::{Batch, BatchBuilder, Lsn, Position, Relation, Timestamp};
+use super::frame;
+use super::inbox::{Inbox, InboxError, Next, Wanted};
+use crate::change::{Batch, Lsn, Position, Relation, Timestamp};
 use crate::postgres::{self, Dsn, PublicationName, ServerError, SlotName, Stream};
 
-/// Room to read into: what one read may bring, and so about what a batch holds.
-const READ: usize = 256 << 10;
-/// Columns in a batch, above which the rest of what was read waits its turn.
-const BATCH_FIELDS: usize = 8 << 10;
 /// A status update is 39 bytes: if even that does not go out, nobody reads.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// For the catalog, when the stream describes a table that it did not have.
+const CATALOG_TIMEOUT: Duration = Duration::from_secs(30);
 /// For the server to end the stream after we did.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Tells which columns of a table some rule names; asked for huge rows only.
-pub type Wanted = Box<dyn Fn(&Relation) -> Vec<bool> + Send + Sync>;
 
 pub struct Options {
     pub dsn: Dsn,
@@ -63,12 +58,8 @@ pub enum Error {
     Silent(Duration),
     #[error("the server does not take our status updates")]
     Unheard,
-    #[error(transparent)]
-    Frame(#[from] FrameError),
-    #[error(transparent)]
-    Skim(#[from] SkimError),
-    #[error(transparent)]
-    Decoder(#[from] DecoderError),
+    #[error("the server sent what rowcast cannot read")]
+    Unreadable(#[from] InboxError),
     /// At the slot's place in the log there is no such publication yet, or no
     /// longer: its changes would be passed over.
     #[error(
@@ -80,6 +71,8 @@ pub enum Error {
     Catalog(#[source] tokio_postgres::Error),
     #[error("the catalog cannot be read")]
     CatalogConnection(#[source] postgres::ConnectError),
+    #[error("the catalog was not read within {} s", CATALOG_TIMEOUT.as_secs())]
+    CatalogTimeout,
 }
 
 impl Error {
@@ -99,9 +92,8 @@ impl Error {
             | Error::Silent(_)
             | Error::Unheard
             | Error::Catalog(_)
-            | Error::Frame(_)
-            | Error::Skim(_)
-            | Error::Decoder(_) => None,
+            | Error::CatalogTimeout
+            | Error::Unreadable(_) => None,
         }
     }
 
@@ -115,10 +107,9 @@ impl Error {
             | Error::Ended
             | Error::Silent(_)
             | Error::Unheard
-            | Error::Catalog(_) => true,
-            Error::Frame(_) | Error::Skim(_) | Error::Decoder(_) | Error::Publication { .. } => {
-                false
-            }
+            | Error::Catalog(_)
+            | Error::CatalogTimeout => true,
+            Error::Unreadable(_) | Error::Publication { .. } => false,
         }
     }
 }
@@ -129,20 +120,17 @@ impl Error {
 /// with none.
 pub struct Session {
     stream: Stream,
-    inbox: BytesMut,
+    inbox: Inbox,
     outbox: BytesMut,
-    decoder: Decoder,
-    /// The huge row being read, and where it began.
-    skim: Option<(Skim, Lsn)>,
-    /// The catalog must be read before the inbox can be read on.
-    needs_catalog: bool,
     feedback: Feedback,
     dsn: Dsn,
     slot: SlotName,
     publication: PublicationName,
-    wanted: Wanted,
     until: Option<Lsn>,
 }
+
+/// The catalog on its way.
+type Learning = Pin<Box<dyn Future<Output = Result<Vec<Relation>, Error>> + Send>>;
 
 impl Session {
     pub async fn open(options: Options) -> Result<Session, Error> {
@@ -163,16 +151,12 @@ impl Session {
             connection.start_replication(&slot, &publication, Lsn::ZERO).await?;
         Ok(Session {
             stream,
-            inbox,
+            inbox: Inbox::new(inbox, catalog, wanted),
             outbox: BytesMut::new(),
-            decoder: Decoder::new(catalog),
-            skim: None,
-            needs_catalog: false,
             feedback: Feedback::new(wal_sender_timeout, Instant::now()),
             dsn,
             slot,
             publication,
-            wanted,
             until,
         })
     }
@@ -215,34 +199,47 @@ impl Session {
         };
         tokio::pin!(stopped);
         let mut ready: Option<Batch> = None;
+        let mut learning: Option<Learning> = None;
         loop {
-            if ready.is_none() {
-                ready = self.decode_available()?;
-                if self.needs_catalog {
-                    self.read_catalog().await?;
-                    continue;
+            if ready.is_none() && learning.is_none() {
+                match self.inbox.next(&mut self.feedback)? {
+                    Next::Batch(batch) => ready = Some(batch),
+                    Next::NeedsCatalog => learning = Some(Box::pin(read_catalog(self.dsn.clone()))),
+                    Next::NeedsBytes => {}
+                    Next::Notice(notice) => {
+                        self.note(notice)?;
+                        continue;
+                    }
+                    Next::Error(error) => return Err(self.refusal(error)),
+                    Next::Ended => return Err(Error::Ended),
                 }
             }
-            if ready.is_none() && self.until.is_some_and(|until| self.decoder.reached() >= until) {
+            let reading = ready.is_none() && learning.is_none();
+            if reading && self.until.is_some_and(|until| self.inbox.reached() >= until) {
                 return Ok(());
             }
-            let reading = ready.is_none();
             let due_at = self.feedback.due_at().into();
             // Every arm is cancel-safe: a read that does not complete takes no
-            // bytes, a reservation that does not complete sends nothing.
+            // bytes, a reservation that does not complete sends nothing, and the
+            // catalog's future is kept.
             tokio::select! {
                 biased;
                 () = &mut stopped => return Ok(()),
                 () = sleep_until(due_at) => self.send_status().await?,
                 Ok(()) = confirmed.changed() => self.confirm(confirmed),
-                permit = changes.reserve(), if !reading => {
+                permit = changes.reserve(), if ready.is_some() => {
                     let Ok(permit) = permit else { return Ok(()) };
                     permit.send(ready.take().expect("reserved only for a batch that is ready"));
                     // While we did not read, the silence was ours.
                     self.feedback.heard(Instant::now());
                 }
-                read = read(&mut self.stream, &mut self.inbox), if reading => {
-                    if read? == 0 {
+                catalog = learned(&mut learning), if learning.is_some() => {
+                    self.inbox.learn(catalog?);
+                    learning = None;
+                    self.feedback.heard(Instant::now());
+                }
+                read = self.stream.read_buf(self.inbox.room()), if reading => {
+                    if read.map_err(Error::Io)? == 0 {
                         return Err(Error::Closed);
                     }
                     self.feedback.heard(Instant::now());
@@ -258,6 +255,26 @@ impl Session {
         if let Some(position) = *confirmed.borrow_and_update() {
             self.feedback.confirm(Lsn::from(position.value()));
         }
+    }
+
+    fn refusal(&self, error: ServerError) -> Error {
+        // A slot that is missing was told at the start: up to Postgres 17 this
+        // is how the stream says that the publication is.
+        match *error.code() == SqlState::UNDEFINED_OBJECT {
+            true => Error::Publication { publication: self.publication.clone(), source: error },
+            false => Error::Connection(connection::Error::from(error).about(&self.slot)),
+        }
+    }
+
+    /// From Postgres 18 on a publication that is missing is only warned of, and
+    /// its changes are passed over. By the code, since the text is translated.
+    fn note(&self, notice: ServerError) -> Result<(), Error> {
+        if *notice.code() == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE {
+            let publication = self.publication.clone();
+            return Err(Error::Publication { publication, source: notice });
+        }
+        debug!(code = notice.code().code(), "the server notes: {}", notice.message());
+        Ok(())
     }
 
     async fn confirm_the_rest(
@@ -284,30 +301,11 @@ impl Session {
         self.put_status(update);
         frontend::copy_done(&mut self.outbox);
         self.flush().await?;
-        loop {
-            let mut at = 0;
-            let mut ready = false;
-            while let Some((frame, next)) = frame::next(&self.inbox, at)? {
-                at = next;
-                match frame {
-                    Frame::ReadyForQuery => ready = true,
-                    Frame::Error(range) => return Err(self.server_error(range)),
-                    // Row data still on its way; the rest of a huge row cannot
-                    // be told from frames, so the stream is left at that.
-                    Frame::Huge { .. } => return Ok(()),
-                    Frame::XLogData { .. }
-                    | Frame::Keepalive { .. }
-                    | Frame::CopyDone
-                    | Frame::CommandComplete
-                    | Frame::Notice(_)
-                    | Frame::Aside => {}
-                }
+        while !self.inbox.is_ended()? {
+            if self.inbox.is_within_a_row() {
+                return Ok(());
             }
-            self.inbox.advance(at);
-            if ready {
-                break;
-            }
-            if read(&mut self.stream, &mut self.inbox).await? == 0 {
+            if self.stream.read_buf(self.inbox.room()).await.map_err(Error::Io)? == 0 {
                 return Ok(());
             }
         }
@@ -340,142 +338,23 @@ impl Session {
         });
         sent.await.map_err(|_| Error::Unheard)?.map_err(Error::Io)
     }
-
-    /// The batch that the whole frames of the inbox make; `None` if they bring
-    /// no change and no position.
-    fn decode_available(&mut self) -> Result<Option<Batch>, Error> {
-        while let Some((skim, _)) = &mut self.skim {
-            let taken = skim.consume(&self.inbox)?;
-            self.inbox.advance(taken);
-            if !skim.is_done() {
-                return Ok(None);
-            }
-            if let Some(batch) = self.finish_skim()? {
-                return Ok(Some(batch));
-            }
-        }
-        self.decode_frames()
-    }
-
-    fn decode_frames(&mut self) -> Result<Option<Batch>, Error> {
-        let mut batch = BatchBuilder::default();
-        let mut at = 0;
-        while batch.fields.len() < BATCH_FIELDS
-            && let Some((frame, next)) = frame::next(&self.inbox, at)?
-        {
-            match frame {
-                Frame::XLogData { start, payload } => {
-                    self.feedback.received(start);
-                    let step = self.decoder.take(&self.inbox, payload, start, &mut batch)?;
-                    if step == Step::NeedsCatalog {
-                        self.needs_catalog = true;
-                        break;
-                    }
-                }
-                Frame::Keepalive { wal_end, reply_requested } => {
-                    self.feedback.received(wal_end);
-                    self.decoder.keepalive(wal_end, &mut batch);
-                    if reply_requested {
-                        self.feedback.reply_requested();
-                    }
-                }
-                Frame::Huge { start, payload, len } => {
-                    if at > 0 {
-                        break;
-                    }
-                    return match self.begin_skim(start, payload, len) {
-                        true => self.decode_available(),
-                        false => Ok(None),
-                    };
-                }
-                Frame::Error(range) => return Err(self.server_error(range)),
-                Frame::Notice(range) => self.notice(range)?,
-                Frame::Aside => {}
-                Frame::CopyDone | Frame::CommandComplete | Frame::ReadyForQuery => {
-                    return Err(Error::Ended);
-                }
-            }
-            at = next;
-        }
-        self.feedback.received(self.decoder.reached());
-        let bytes = self.inbox.split_to(at).freeze();
-        Ok((!batch.is_empty()).then(|| batch.finish(bytes)))
-    }
-
-    /// Enters a huge row, if its head is there already.
-    fn begin_skim(&mut self, start: Lsn, payload: usize, len: usize) -> bool {
-        let Some(head) = self.inbox.get(payload..payload + Skim::HEAD) else { return false };
-        let head = head.try_into().expect("the head's length was asked for");
-        let wanted = Skim::relation_oid(head)
-            .and_then(|oid| self.decoder.relation(oid))
-            .map(&self.wanted)
-            .unwrap_or_default();
-        debug!(%start, len, "a huge row");
-        self.inbox.advance(payload + Skim::HEAD);
-        self.skim = Some((Skim::new(head, len, wanted), start));
-        true
-    }
-
-    fn finish_skim(&mut self) -> Result<Option<Batch>, Error> {
-        let Some((skim, start)) = self.skim.take() else { return Ok(None) };
-        let Some(message) = skim.finish()? else { return Ok(None) };
-        let mut batch = BatchBuilder::default();
-        self.decoder.take(&message, 0..message.len(), start, &mut batch)?;
-        Ok(Some(batch.finish(message.into())))
-    }
-
-    /// What the ErrorResponse at `range` of the inbox says.
-    fn server_error(&self, range: Range<usize>) -> Error {
-        match self.response(range) {
-            // A slot that is missing was told at the start: up to 17 this is
-            // how the stream says that the publication is.
-            Ok(source) if *source.code() == SqlState::UNDEFINED_OBJECT => {
-                Error::Publication { publication: self.publication.clone(), source }
-            }
-            Ok(error) => Error::Connection(connection::Error::from(error).about(&self.slot)),
-            Err(error) => error,
-        }
-    }
-
-    /// From 18 on a publication that is missing is only warned of, and its
-    /// changes are passed over. By the code, since the text is translated.
-    fn notice(&self, range: Range<usize>) -> Result<(), Error> {
-        let source = self.response(range)?;
-        if *source.code() == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE {
-            return Err(Error::Publication { publication: self.publication.clone(), source });
-        }
-        debug!(code = source.code().code(), "the server notes: {}", source.message());
-        Ok(())
-    }
-
-    fn response(&self, range: Range<usize>) -> Result<ServerError, Error> {
-        let mut response = BytesMut::from(&self.inbox[range]);
-        let parsed = match Message::parse(&mut response) {
-            Ok(Some(Message::ErrorResponse(body))) => ServerError::from_fields(body.fields()),
-            Ok(Some(Message::NoticeResponse(body))) => ServerError::from_fields(body.fields()),
-            Ok(_) => Err(io::ErrorKind::InvalidData.into()),
-            Err(error) => Err(error),
-        };
-        parsed.map_err(|error| connection::Error::Malformed(error).into())
-    }
-
-    /// After a migration the stream describes a table that we have not read.
-    async fn read_catalog(&mut self) -> Result<(), Error> {
-        let connection = postgres::connect(&self.dsn, postgres::APPLICATION_NAME)
-            .await
-            .map_err(Error::CatalogConnection)?;
-        let catalog =
-            postgres::catalog::relations(&connection.client).await.map_err(Error::Catalog)?;
-        self.decoder.learn(catalog);
-        self.needs_catalog = false;
-        Ok(())
-    }
 }
 
-async fn read(stream: &mut Stream, inbox: &mut BytesMut) -> Result<usize, Error> {
-    // A quiet stream goes on in the block it has; a busy one wants a whole one.
-    if inbox.capacity() - inbox.len() < READ / 4 {
-        inbox.reserve(READ);
+/// After a migration the stream describes a table that we have not read.
+async fn read_catalog(dsn: Dsn) -> Result<Vec<Relation>, Error> {
+    let reading = async {
+        let connection = postgres::connect(&dsn, postgres::APPLICATION_NAME)
+            .await
+            .map_err(Error::CatalogConnection)?;
+        postgres::catalog::relations(&connection.client).await.map_err(Error::Catalog)
+    };
+    timeout(CATALOG_TIMEOUT, reading).await.map_err(|_| Error::CatalogTimeout)?
+}
+
+/// What is on its way, once it is there.
+async fn learned(learning: &mut Option<Learning>) -> Result<Vec<Relation>, Error> {
+    match learning {
+        Some(learning) => learning.await,
+        None => pending().await,
     }
-    stream.read_buf(inbox).await.map_err(Error::Io)
 }

@@ -324,7 +324,7 @@ async fn publish(
     number: usize,
     events: Vec<Event>,
 ) {
-    let in_progress = InProgress::enter(shared, &events);
+    let mut in_progress = InProgress::enter(shared, &events);
     let fault = {
         let mut state = shared.state();
         let queued = state.faults.pop_front();
@@ -343,8 +343,12 @@ async fn publish(
     }
     shared.changed.notify_waiters();
     let fault = match fault {
-        // Reading ends when the client closes.
-        Some(Fault::Hang) => return drop(stream.read_u8().await),
+        Some(Fault::Hang) => {
+            // The client gives it up, and its next request may be read before
+            // the end of this one.
+            in_progress.forget_subjects();
+            return drop(stream.read_u8().await);
+        }
         Some(Fault::Slow(delay)) => {
             tokio::time::sleep(delay).await;
             None
@@ -419,18 +423,22 @@ impl<'a> InProgress<'a> {
         }
         InProgress { shared, subjects }
     }
+
+    fn forget_subjects(&mut self) {
+        let mut state = self.shared.state();
+        for subject in self.subjects.drain(..) {
+            let count = state.in_progress.get_mut(&subject).expect("it was entered");
+            *count -= 1;
+            if *count == 0 {
+                state.in_progress.remove(&subject);
+            }
+        }
+    }
 }
 
 impl Drop for InProgress<'_> {
     fn drop(&mut self) {
-        let mut state = self.shared.state();
-        state.at_once -= 1;
-        for subject in &self.subjects {
-            let count = state.in_progress.get_mut(subject).expect("it was entered");
-            *count -= 1;
-            if *count == 0 {
-                state.in_progress.remove(subject);
-            }
-        }
+        self.forget_subjects();
+        self.shared.state().at_once -= 1;
     }
 }
