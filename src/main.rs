@@ -1,6 +1,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use rowcast::chain;
 use rowcast::cli::{self, Cli};
 
 fn main() -> ExitCode {
@@ -34,14 +35,7 @@ fn print_chain(error: &anyhow::Error) {
     }
 }
 
-/// What led to the error, without what has been said already: some crates print
-/// their own cause too.
+/// What led to the error.
 fn causes(error: &anyhow::Error) -> Vec<String> {
-    let mut said = vec![error.to_string()];
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !said.iter().any(|text| text.contains(&cause)) {
-            said.push(cause);
-        }
-    }
-    said.split_off(1)
+    chain::parts(error.as_ref()).split_off(1)
 }

@@ -15,6 +15,7 @@ mod secret_file;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::chain;
 use crate::{deliver, postgres, route};
 
 use document::Document;
@@ -149,14 +150,10 @@ impl Loaded {
 
     /// What a stage says of one of its options once it uses it: a file that is
     /// no certificate, two options that exclude each other.
-    pub fn refuse_option(&self, option: &str, error: &dyn std::error::Error) -> Error {
+    pub fn refuse_option(&self, option: &str, error: &(dyn std::error::Error + 'static)) -> Error {
         let section = option.split('.').next().unwrap_or(option);
         let entry = self.outline.find(option).or_else(|| self.outline.find(section));
-        let mut message = format!("`{option}`: {error}");
-        let causes = std::iter::successors(error.source(), |cause| cause.source());
-        for cause in causes {
-            message.push_str(&format!(": {cause}"));
-        }
+        let message = format!("`{option}`: {}", chain::line(error));
         let span = entry.map_or(0..0, |entry| entry.key.clone());
         Error::Invalid(Report::new(vec![Problem::new(message).at(&self.source, span)]))
     }

@@ -1,6 +1,7 @@
 use tokio_postgres::error::SqlState;
 
 use super::Refused;
+use crate::chain;
 use crate::deliver;
 use crate::postgres::ConnectError;
 use crate::source::wal;
@@ -54,12 +55,7 @@ impl Error {
 
     /// With its causes, and what to do, on one line.
     pub(super) fn in_full(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
+        let text = chain::line(self);
         match self.hint() {
             Some(hint) => format!("{text} ({hint})"),
             None => text,

@@ -10,6 +10,7 @@ use MayImport::{AllAbove, Only};
 /// Each module of the library and what it may import of the others.
 const TABLE: &[(&str, MayImport)] = &[
     ("secret", Only(&[])),
+    ("chain", Only(&[])),
     ("change", Only(&[])),
     ("observe", Only(&[])),
     ("notification", Only(&["change"])),
@@ -18,7 +19,7 @@ const TABLE: &[(&str, MayImport)] = &[
     ("source", Only(&["change", "postgres", "observe", "secret"])),
     ("route", Only(&["change", "notification"])),
     ("deliver", Only(&["change", "notification", "acknowledge", "observe", "secret"])),
-    ("config", Only(&["postgres", "route", "deliver", "source", "observe", "secret"])),
+    ("config", Only(&["chain", "postgres", "route", "deliver", "source", "observe", "secret"])),
     ("pipeline", AllAbove),
     ("cli", AllAbove),
 ];
