@@ -1,22 +1,27 @@
-use tokio_postgres::error::SqlState;
+use std::error::Error as _;
+use std::time::Duration;
 
-use super::Refused;
+use tokio_postgres::error::SqlState;
+use tracing::{error, warn};
+
+use super::{Refused, Slot};
 use crate::deliver;
 use crate::postgres::ConnectError;
 use crate::source::wal;
+use crate::source::wal::connection;
 
-/// Why nothing streams.
+/// Why nothing streams, or is delivered.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot connect to Postgres")]
-    Connect(#[source] ConnectError),
+    #[error(transparent)]
+    Connect(ConnectError),
     #[error("cannot read the state of the database")]
     Inspect(#[source] tokio_postgres::Error),
     #[error(transparent)]
     Refused(#[from] Refused),
-    #[error("cannot stream changes")]
+    #[error(transparent)]
     Source(#[from] wal::Error),
-    #[error("cannot deliver")]
+    #[error(transparent)]
     Deliver(#[from] deliver::Error),
     #[error("Postgres closed the connection")]
     Disconnected(#[source] Option<tokio_postgres::Error>),
@@ -35,34 +40,66 @@ impl Error {
     }
 
     pub(super) fn is_slot_in_use(&self) -> bool {
-        matches!(
-            self,
-            Error::Source(wal::Error::Connection(wal::connection::Error::SlotInUse { .. }))
-        )
+        matches!(self, Error::Source(wal::Error::Connection(connection::Error::SlotInUse { .. })))
+    }
+
+    /// Whether the slot keeps all that is committed until this is mended.
+    fn is_harmless(&self) -> bool {
+        match self {
+            Error::Refused(refused) => refused.is_harmless(),
+            Error::Source(wal::Error::Publication { .. }) => false,
+            Error::Source(wal::Error::Connection(error)) => !matches!(
+                error,
+                connection::Error::NoSuchSlot { .. } | connection::Error::WrongSlot { .. }
+            ),
+            Error::Source(_)
+            | Error::Connect(_)
+            | Error::Inspect(_)
+            | Error::Deliver(_)
+            | Error::Disconnected(_) => true,
+        }
     }
 
     /// What to do about it.
-    fn hint(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<String> {
         match self {
             Error::Connect(error) => error.hint(),
             Error::Source(error) => error.hint(),
-            Error::Inspect(_) | Error::Disconnected(_) | Error::Refused(_) | Error::Deliver(_) => {
-                None
-            }
+            Error::Refused(refused) => refused.hint(),
+            Error::Inspect(_) | Error::Disconnected(_) | Error::Deliver(_) => None,
         }
     }
 
-    /// With its causes, and what to do, on one line.
+    /// With its causes.
     pub(super) fn in_full(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
+        let causes = std::iter::successors(self.source(), |&cause| cause.source());
+        // Some crates print their own cause too.
+        causes.map(ToString::to_string).fold(self.to_string(), |text, cause| {
+            if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+        })
+    }
+
+    /// Logs what keeps changes from streaming until the next attempt.
+    pub(super) fn tell(&self, slot: &Slot, wait: Duration) {
+        let retry_ms = wait.as_millis() as u64;
+        let so = match slot {
+            Slot::Configured if self.is_harmless() => {
+                "; nothing is lost: the slot keeps what was not delivered"
+            }
+            Slot::Configured => "",
+            Slot::Temporary(_) => "; what is committed meanwhile is not shown",
+        };
+        if let Error::Refused(refused) = self {
+            refused.tell();
+            return error!(retry_ms, "streaming pauses until this is mended{so}");
         }
-        match self.hint() {
-            Some(hint) => format!("{text} ({hint})"),
-            None => text,
+        let (text, hint) = (self.in_full(), self.hint());
+        if self.is_slot_in_use() {
+            warn!(hint, "{text}: waiting until it is free{so}");
+        } else if self.is_transient() {
+            warn!(hint, retry_ms, "{text}{so}");
+        } else {
+            error!(hint, retry_ms, "{text}{so}");
         }
     }
 }
