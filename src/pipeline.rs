@@ -37,8 +37,6 @@ pub use inspection::{Refused, needs_of};
 /// Batches and handoffs under way between two stages. Each holds about what one
 /// read of the stream brought.
 const QUEUE: usize = 2;
-/// How often the database is looked at while changes stream.
-const INSPECTION_INTERVAL: Duration = Duration::from_secs(60);
 /// A Postgres that shuts down waits for us until we are gone.
 const SERVER_SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 /// For the last confirmation, and the closing of the connection.
@@ -59,6 +57,8 @@ pub struct Options {
     pub once: bool,
     /// How long a stop may take to deliver what was read.
     pub grace: Duration,
+    /// How often the database is looked at while changes stream.
+    pub inspect_every: Duration,
 }
 
 pub enum Slot {
@@ -318,7 +318,7 @@ async fn watch_database(connection: Connection, options: &Options, told: &mut To
             // A server that shuts down tells here at once, and waits for the
             // stream to be closed.
             error = end.closed() => return Error::Disconnected(error),
-            () = sleep(INSPECTION_INTERVAL) => {}
+            () = sleep(options.inspect_every) => {}
         }
         match Inspection::of(&client, options).await {
             Ok(inspection) => {
