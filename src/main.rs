@@ -16,7 +16,8 @@ fn main() -> ExitCode {
         .and_then(|runtime| runtime.block_on(cli::run(cli)));
     let Err(error) = result else { return ExitCode::SUCCESS };
     if logs_json {
-        let (causes, hint) = (causes(&error).join(": "), cli::hint(&error));
+        let causes = Some(causes(&error).join(": ")).filter(|causes| !causes.is_empty());
+        let hint = cli::hint(&error);
         tracing::error!(causes, hint, "{error}");
     } else {
         print_chain(&error);

@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinError;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::change::{Batch, Item, Lsn};
 use crate::deliver::{Backoff, Deliver};
@@ -37,8 +37,6 @@ pub use inspection::{Refused, needs_of};
 /// Batches and handoffs under way between two stages. Each holds about what one
 /// read of the stream brought.
 const QUEUE: usize = 2;
-/// How often the database is looked at while changes stream.
-const INSPECTION_INTERVAL: Duration = Duration::from_secs(60);
 /// A Postgres that shuts down waits for us until we are gone.
 const SERVER_SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 /// For the last confirmation, and the closing of the connection.
@@ -59,6 +57,8 @@ pub struct Options {
     pub once: bool,
     /// How long a stop may take to deliver what was read.
     pub grace: Duration,
+    /// How often the database is looked at while changes stream.
+    pub inspect_every: Duration,
 }
 
 pub enum Slot {
@@ -92,7 +92,8 @@ impl Slot {
 /// # Errors
 /// What keeps it from starting and will not pass by itself. Once it has
 /// streamed, only [`Error::Deliver`] ends it: everything else may be mended
-/// while it waits, with the position held.
+/// while it waits, with the position held. Not so with `once`, for which nobody
+/// waits.
 pub async fn run(
     options: &Options,
     deliver: &mut Deliver,
@@ -102,6 +103,7 @@ pub async fn run(
     let mut backoff = Backoff::up_to(RECONNECT_WITHIN);
     let mut has_streamed = false;
     let mut last_failure = String::new();
+    let mut broke_at_once = false;
     loop {
         let opened = tokio::select! {
             opened = pipeline.open() => opened,
@@ -111,11 +113,17 @@ pub async fn run(
             Ok(open) => {
                 has_streamed = true;
                 let since = Instant::now();
-                match pipeline.stream(open, deliver, shutdown.clone()).await {
+                // What breaks again and again is announced once, and so is why.
+                let announce_at = if broke_at_once { since + SETTLED } else { since };
+                if !broke_at_once {
+                    last_failure.clear();
+                }
+                match pipeline.stream(open, deliver, announce_at, shutdown.clone()).await {
                     Ok(end) => return Ok(end),
                     Err(failure @ Error::Deliver(_)) => return Err(failure),
                     Err(failure) => {
-                        if since.elapsed() > SETTLED {
+                        broke_at_once = since.elapsed() < SETTLED;
+                        if !broke_at_once {
                             backoff.reset();
                             last_failure.clear();
                         }
@@ -123,19 +131,20 @@ pub async fn run(
                     }
                 }
             }
-            Err(failure) if has_streamed || failure.is_transient() => failure,
-            Err(failure) => return Err(failure),
+            Err(failure) => {
+                broke_at_once = false;
+                failure
+            }
         };
+        let may_wait = has_streamed && !options.once;
+        if !may_wait && !failure.is_transient() {
+            return Err(failure);
+        }
         let wait = if failure.is_slot_in_use() { SLOT_POLL } else { backoff.next() };
         // Said once, not at every attempt.
         let text = failure.in_full();
         if text != last_failure {
-            let held = "nothing is lost: the slot keeps what was not delivered";
-            let retry_ms = wait.as_millis() as u64;
-            match failure.is_transient() {
-                true => warn!(retry_ms, "{text}; {held}"),
-                false => error!(retry_ms, "{text}; {held}"),
-            }
+            failure.tell(&options.slot, wait);
             last_failure = text;
         }
         tokio::select! {
@@ -193,7 +202,6 @@ impl Pipeline<'_> {
             until: self.until,
         })
         .await?;
-        info!(slot = %options.slot.name(&options.database), "streaming changes");
         Ok(Open { session, connection })
     }
 
@@ -202,6 +210,7 @@ impl Pipeline<'_> {
         &mut self,
         open: Open,
         deliver: &mut Deliver,
+        announce_at: Instant,
         shutdown: watch::Receiver<bool>,
     ) -> Result<End, Error> {
         let (changes_tx, changes_rx) = mpsc::channel(QUEUE);
@@ -215,6 +224,7 @@ impl Pipeline<'_> {
         let mut source_ended = None;
         let mut failure = None;
         let mut deadline: Option<Instant> = None;
+        let mut is_announced = false;
         let delivered = {
             let delivering = deliver.run(handoffs_rx, confirmed_tx);
             let watching = watch_database(open.connection, self.options, &mut self.told);
@@ -231,6 +241,11 @@ impl Pipeline<'_> {
                     delivered = &mut delivering => {
                         delivered?;
                         break true;
+                    }
+                    () = sleep_until(announce_at), if !is_announced => {
+                        let slot = self.options.slot.name(&self.options.database);
+                        info!(%slot, "streaming changes");
+                        is_announced = true;
                     }
                     error = &mut watching, if failure.is_none() => {
                         failure = Some(error);
@@ -303,7 +318,7 @@ async fn watch_database(connection: Connection, options: &Options, told: &mut To
             // A server that shuts down tells here at once, and waits for the
             // stream to be closed.
             error = end.closed() => return Error::Disconnected(error),
-            () = sleep(INSPECTION_INTERVAL) => {}
+            () = sleep(options.inspect_every) => {}
         }
         match Inspection::of(&client, options).await {
             Ok(inspection) => {

@@ -22,6 +22,7 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use crate::config::{self, Loaded};
 use crate::deliver::pusher;
 use crate::observe::log;
+use crate::pipeline;
 use crate::postgres;
 use crate::source::wal;
 
@@ -125,6 +126,9 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
         if let Some(problem) = cause.downcast_ref::<pusher::Problem>() {
             return problem.hint().map(str::to_owned);
+        }
+        if let Some(error) = cause.downcast_ref::<pipeline::Error>() {
+            return error.hint();
         }
         if let Some(error) = cause.downcast_ref::<postgres::ConnectError>() {
             return error.hint();

@@ -40,6 +40,7 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
         rules,
         once: args.once,
         grace: loaded.config.run.grace,
+        inspect_every: loaded.config.run.inspect_every.get(),
     };
     let end = pipeline::run(&options, &mut deliver, signal::shutdown()?)
         .await

@@ -36,6 +36,7 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
         rules: Arc::new(rules::compile(&loaded)?),
         once: false,
         grace: loaded.config.run.grace,
+        inspect_every: loaded.config.run.inspect_every.get(),
     };
     pipeline::run(&options, &mut deliver, signal::shutdown()?)
         .await

@@ -1,5 +1,6 @@
 //! The section `[run]`: the process itself.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,6 +16,42 @@ pub struct Run {
     /// How long a stop may take to deliver what has been read.
     #[serde(default = "ten_seconds", deserialize_with = "duration")]
     pub grace: Duration,
+    /// How often the database is looked at while changes stream: whether the
+    /// publication, the tables and the settings are still as the rules need them.
+    #[serde(default)]
+    pub inspect_every: InspectEvery,
+}
+
+/// From 100 ms to an hour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct InspectEvery(Duration);
+
+impl InspectEvery {
+    const RANGE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
+
+    pub fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl Default for InspectEvery {
+    fn default() -> InspectEvery {
+        InspectEvery(Duration::from_secs(60))
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not a duration from \"100ms\" to \"1h\"")]
+pub struct InspectEveryError(String);
+
+impl TryFrom<String> for InspectEvery {
+    type Error = InspectEveryError;
+
+    fn try_from(text: String) -> Result<InspectEvery, InspectEveryError> {
+        let duration = parse(&text).filter(|duration| InspectEvery::RANGE.contains(duration));
+        duration.map(InspectEvery).ok_or(InspectEveryError(text))
+    }
 }
 
 fn ten_seconds() -> Duration {
@@ -37,11 +74,13 @@ pub(super) fn default_state_dir(env: &dyn Fn(&str) -> Option<String>) -> Option<
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let parsed: Option<Duration> =
-        text.parse::<jiff::SignedDuration>().ok().and_then(|signed| signed.try_into().ok());
-    parsed.ok_or_else(|| {
+    parse(&text).ok_or_else(|| {
         de::Error::custom(format_args!("{text:?} is not a duration such as \"10s\" or \"250ms\""))
     })
+}
+
+fn parse(text: &str) -> Option<Duration> {
+    text.parse::<jiff::SignedDuration>().ok()?.try_into().ok()
 }
 
 #[cfg(test)]
@@ -76,5 +115,15 @@ mod tests {
         assert_eq!(grace("1m 30s"), Ok(Duration::from_secs(90)));
         assert!(grace("10").is_err());
         assert!(grace("-1s").is_err());
+    }
+
+    #[test]
+    fn the_database_is_looked_at_neither_all_the_time_nor_never() {
+        let every = |text: &str| InspectEvery::try_from(text.to_owned()).map(InspectEvery::get);
+        assert_eq!(every("100ms").unwrap(), Duration::from_millis(100));
+        assert_eq!(every("1h").unwrap(), Duration::from_secs(3600));
+        assert!(every("99ms").is_err());
+        assert!(every("61m").is_err());
+        assert!(every("60").is_err());
     }
 }

@@ -231,7 +231,9 @@ impl Lane {
     /// So many pairs at the front are done with.
     fn advance(&mut self, pairs: usize, left: &mut Left) {
         self.done += pairs;
+        // What the rules refused may have no channel, and leaves by `settle`.
         while let Some(front) = self.queue.front()
+            && front.refusal.is_none()
             && self.done >= front.channels.len()
         {
             let rest = self.done - front.channels.len();

@@ -367,6 +367,8 @@ mod tests {
         ids: BTreeMap<u64, u64>,
         poison: BTreeSet<u64>,
         channels: BTreeMap<u64, usize>,
+        /// By the rules.
+        refused: BTreeSet<u64>,
         heard: Vec<(u64, String)>,
         left: BTreeMap<u64, usize>,
         rejected: BTreeSet<u64>,
@@ -412,7 +414,9 @@ mod tests {
             }
             for (number, channels) in &self.channels {
                 let heard = heard.iter().filter(|(heard, _)| heard == number).count();
-                let is_settled = heard == *channels || self.rejected.contains(number);
+                let is_refused = self.refused.contains(number);
+                let is_settled =
+                    heard == *channels && !is_refused || self.rejected.contains(number);
                 prop_assert!(is_settled, "{number} was heard on {heard} of {channels}");
                 prop_assert_eq!(self.left.get(number), Some(&1), "{} has not left once", number);
             }
@@ -443,6 +447,9 @@ mod tests {
                         if is_refused {
                             made.refusal =
                                 Some(crate::notification::Refusal::Oversize { bytes: 2, limit: 1 });
+                            // Perhaps because none of its channels could be made.
+                            made.channels.truncate(channels - 1);
+                            world.refused.insert(number);
                         }
                         lanes.push(made);
                     }

@@ -1,23 +1,27 @@
-use tokio_postgres::error::SqlState;
+use std::time::Duration;
 
-use super::Refused;
+use tokio_postgres::error::SqlState;
+use tracing::{error, warn};
+
+use super::{Refused, Slot};
 use crate::chain;
 use crate::deliver;
 use crate::postgres::ConnectError;
 use crate::source::wal;
+use crate::source::wal::connection;
 
-/// Why nothing streams.
+/// Why nothing streams, or is delivered.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot connect to Postgres")]
-    Connect(#[source] ConnectError),
+    #[error(transparent)]
+    Connect(ConnectError),
     #[error("cannot read the state of the database")]
     Inspect(#[source] tokio_postgres::Error),
     #[error(transparent)]
     Refused(#[from] Refused),
-    #[error("cannot stream changes")]
+    #[error(transparent)]
     Source(#[from] wal::Error),
-    #[error("cannot deliver")]
+    #[error(transparent)]
     Deliver(#[from] deliver::Error),
     #[error("Postgres closed the connection")]
     Disconnected(#[source] Option<tokio_postgres::Error>),
@@ -36,29 +40,62 @@ impl Error {
     }
 
     pub(super) fn is_slot_in_use(&self) -> bool {
-        matches!(
-            self,
-            Error::Source(wal::Error::Connection(wal::connection::Error::SlotInUse { .. }))
-        )
+        matches!(self, Error::Source(wal::Error::Connection(connection::Error::SlotInUse { .. })))
     }
 
-    /// What to do about it.
-    fn hint(&self) -> Option<String> {
+    /// Whether the slot keeps all that is committed until this is mended.
+    fn is_harmless(&self) -> bool {
         match self {
-            Error::Connect(error) => error.hint(),
-            Error::Source(error) => error.hint(),
-            Error::Inspect(_) | Error::Disconnected(_) | Error::Refused(_) | Error::Deliver(_) => {
-                None
-            }
+            Error::Refused(refused) => refused.is_harmless(),
+            Error::Source(wal::Error::Publication { .. }) => false,
+            Error::Source(wal::Error::Connection(error)) => !matches!(
+                error,
+                connection::Error::NoSuchSlot { .. } | connection::Error::WrongSlot { .. }
+            ),
+            Error::Source(_)
+            | Error::Connect(_)
+            | Error::Inspect(_)
+            | Error::Deliver(_)
+            | Error::Disconnected(_) => true,
         }
     }
 
-    /// With its causes, and what to do, on one line.
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::Connect(error) => error.hint(),
+            Error::Source(error) => error.hint(),
+            Error::Refused(refused) => refused.hint(),
+            Error::Inspect(_) | Error::Disconnected(_) | Error::Deliver(_) => None,
+        }
+    }
+
+    /// With its causes.
     pub(super) fn in_full(&self) -> String {
-        let text = chain::line(self);
-        match self.hint() {
-            Some(hint) => format!("{text} ({hint})"),
-            None => text,
+        chain::line(self)
+    }
+
+    /// Logs what keeps changes from streaming until the next attempt.
+    pub(super) fn tell(&self, slot: &Slot, wait: Duration) {
+        let retry_ms = wait.as_millis() as u64;
+        let so = match slot {
+            Slot::Configured if self.is_harmless() => {
+                "; nothing is lost: the slot keeps what was not delivered"
+            }
+            Slot::Configured => "",
+            Slot::Temporary(_) => "; what is committed meanwhile is not shown",
+        };
+        if let Error::Refused(refused) = self {
+            refused.tell();
+            return error!(retry_ms, "streaming pauses until this is mended{so}");
+        }
+        let (text, hint) = (self.in_full(), self.hint());
+        if self.is_slot_in_use() {
+            warn!(hint, "{text}: waiting until it is free{so}");
+        } else if self.is_transient() {
+            warn!(hint, retry_ms, "{text}{so}");
+        } else {
+            error!(hint, retry_ms, "{text}{so}");
         }
     }
 }

@@ -3,7 +3,7 @@ use std::fmt;
 use std::time::Duration;
 
 use tokio_postgres::Client;
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::{Options, Slot};
 use crate::change::Relation;
@@ -29,19 +29,46 @@ pub struct Refused {
     pub findings: Vec<Finding>,
 }
 
+/// Each as an error of its own, as `main` prints one, but for the last one's fix:
+/// that is the hint.
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the database is not as the rules need it")?;
-        for problem in &self.problems {
-            write!(f, "\n{problem}")?;
-            for line in problem.fix.iter().flat_map(|fix| fix.lines()) {
-                write!(f, "\n  {line}")?;
+        let mut before: Option<&str> = None;
+        for (index, (message, fix)) in self.said().enumerate() {
+            if let Some(fix) = before {
+                write!(f, "\nhelp: {fix}")?;
             }
-        }
-        for finding in &self.findings {
-            write!(f, "\n{finding}")?;
+            if index > 0 {
+                f.write_str("\n\nerror: ")?;
+            }
+            f.write_str(&message)?;
+            before = fix;
         }
         Ok(())
+    }
+}
+
+impl Refused {
+    /// What is wrong, and what mends it.
+    fn said(&self) -> impl Iterator<Item = (String, Option<&str>)> {
+        let problems = self.problems.iter().map(|p| (p.to_string(), p.fix.as_deref()));
+        problems.chain(self.findings.iter().map(|f| (f.message.clone(), Some(&*f.fix))))
+    }
+
+    /// What mends the last one.
+    pub(super) fn hint(&self) -> Option<String> {
+        self.said().last()?.1.map(str::to_owned)
+    }
+
+    pub(super) fn tell(&self) {
+        for (message, fix) in self.said() {
+            error!(fix, "{message}");
+        }
+    }
+
+    /// Whether the slot keeps all that is committed until this is mended.
+    pub(super) fn is_harmless(&self) -> bool {
+        self.findings.iter().all(|finding| is_harmless(finding.kind))
     }
 }
 
@@ -128,8 +155,9 @@ fn concerns(kind: Kind, slot: &Slot) -> bool {
         | Kind::SlotDatabase
         | Kind::SlotLost
         | Kind::SlotNearlyLost
-        | Kind::UnlimitedRetention
-        | Kind::PublicationPerhapsNewer => matches!(slot, Slot::Configured),
+        | Kind::UnlimitedRetention => matches!(slot, Slot::Configured),
+        // The stream itself tells it for certain.
+        Kind::PublicationPerhapsNewer => false,
         Kind::WalLevel
         | Kind::RoleCannotReplicate
         | Kind::NoFreeSlot
@@ -144,6 +172,37 @@ fn concerns(kind: Kind, slot: &Slot) -> bool {
         | Kind::ColumnList
         | Kind::GeneratedColumns
         | Kind::Identity => true,
+    }
+}
+
+/// Whether the slot keeps all that is committed while this is so. Postgres
+/// decides at each change what is published, so a publication that is mended
+/// later brings nothing back.
+fn is_harmless(kind: Kind) -> bool {
+    match kind {
+        Kind::SlotMissing
+        | Kind::SlotPhysical
+        | Kind::SlotPlugin
+        | Kind::SlotDatabase
+        | Kind::SlotLost
+        | Kind::PublicationMissing
+        | Kind::PublicationOperations
+        | Kind::PublicationByPartition
+        | Kind::TableNotPublished
+        | Kind::TableUnlogged
+        | Kind::ColumnList
+        | Kind::Identity => false,
+        Kind::WalLevel
+        | Kind::RoleCannotReplicate
+        | Kind::NoFreeSlot
+        | Kind::SlotActive
+        | Kind::SlotNearlyLost
+        | Kind::UnlimitedRetention
+        | Kind::SynchronousStandby
+        | Kind::PublicationPerhapsNewer
+        | Kind::TableNotWanted
+        | Kind::RowFilter
+        | Kind::GeneratedColumns => true,
     }
 }
 

@@ -73,14 +73,10 @@ pub struct Expected<'a> {
     pub needs: &'a [Need],
 }
 
-/// The message, then the fix on lines of its own.
+/// The message, then the fix on lines of its own, as for any error.
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.message)?;
-        for line in self.fix.lines() {
-            write!(f, "\n  {line}")?;
-        }
-        Ok(())
+        write!(f, "{}\nhelp: {}", self.message, self.fix.replace('\n', "\n      "))
     }
 }
 
@@ -112,7 +108,8 @@ pub fn check(snapshot: &Snapshot, expected: &Expected<'_>) -> Vec<Finding> {
         None => findings.push(Finding::error(
             Kind::PublicationMissing,
             format!(
-                "publication {} does not exist: no change is sent to rowcast",
+                "publication {} does not exist: no change is sent to rowcast, and those committed \
+                 without it never will be",
                 expected.publication
             ),
             "rowcast setup",
@@ -158,9 +155,8 @@ pub fn settings(server: &Server, application_name: &str) -> Vec<Finding> {
         findings.push(Finding::error(
             Kind::SynchronousStandby,
             format!(
-                "synchronous_standby_names is {:?}, which takes rowcast ({application_name}) for a \
-                 synchronous standby: every commit of the application would wait until rowcast has \
-                 delivered it",
+                "synchronous_standby_names is {:?}, which takes {application_name} for a synchronous \
+                 standby: every commit of the application would wait until it is delivered",
                 server.synchronous_standby_names
             ),
             "name the real standbys in synchronous_standby_names, without '*', then SELECT \

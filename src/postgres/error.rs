@@ -97,7 +97,8 @@ impl From<&DbError> for ServerError {
     }
 }
 
-/// Why there is no session with the server.
+/// Why there is no session with the server. What the server says is an `answer`,
+/// and no `source` that is printed too, where the phrase says all of it.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error(transparent)]
@@ -125,15 +126,15 @@ pub enum ConnectError {
     #[error("{host} asks for a password of user {user:?}, and none was given")]
     NoPassword { host: Host, user: String },
     #[error("{host} refused the password of user {user:?}")]
-    WrongPassword { host: Host, user: String, source: ServerError },
+    WrongPassword { host: Host, user: String, answer: ServerError },
     #[error("{host} does not admit user {user:?} to database {database:?}")]
     NotAdmitted { host: Host, user: String, database: String, source: ServerError },
     #[error("role {user:?} lacks the REPLICATION attribute")]
-    NotReplicationRole { user: String, source: ServerError },
+    NotReplicationRole { user: String, answer: ServerError },
     #[error("role {user:?} may not connect to database {database:?}")]
-    NoConnectPrivilege { user: String, database: String, source: ServerError },
+    NoConnectPrivilege { user: String, database: String, answer: ServerError },
     #[error("there is no database {database:?} at {host}")]
-    NoSuchDatabase { host: Host, database: String, source: ServerError },
+    NoSuchDatabase { host: Host, database: String, answer: ServerError },
     #[error("{host} takes no more connections of this kind")]
     TooManyConnections { host: Host, source: ServerError },
     #[error("{host} is starting or stopping")]
@@ -168,7 +169,7 @@ impl ConnectError {
         let code = source.code();
         if *code == SqlState::INVALID_PASSWORD {
             return match password_given {
-                true => ConnectError::WrongPassword { host, user, source },
+                true => ConnectError::WrongPassword { host, user, answer: source },
                 false => ConnectError::NoPassword { host, user },
             };
         }
@@ -176,14 +177,14 @@ impl ConnectError {
             return ConnectError::NotAdmitted { host, user, database, source };
         }
         if *code == SqlState::INVALID_CATALOG_NAME {
-            return ConnectError::NoSuchDatabase { host, database, source };
+            return ConnectError::NoSuchDatabase { host, database, answer: source };
         }
         if *code == SqlState::INSUFFICIENT_PRIVILEGE {
             // The word stays as it is in every language.
             let connect = source.detail().is_some_and(|detail| detail.contains("CONNECT"));
             return match connect {
-                true => ConnectError::NoConnectPrivilege { user, database, source },
-                false => ConnectError::NotReplicationRole { user, source },
+                true => ConnectError::NoConnectPrivilege { user, database, answer: source },
+                false => ConnectError::NotReplicationRole { user, answer: source },
             };
         }
         if source.is_exhausted() {
@@ -212,11 +213,11 @@ impl ConnectError {
 
     fn server(&self) -> Option<&ServerError> {
         match self {
-            ConnectError::WrongPassword { source, .. }
+            ConnectError::WrongPassword { answer: source, .. }
+            | ConnectError::NotReplicationRole { answer: source, .. }
+            | ConnectError::NoConnectPrivilege { answer: source, .. }
+            | ConnectError::NoSuchDatabase { answer: source, .. }
             | ConnectError::NotAdmitted { source, .. }
-            | ConnectError::NotReplicationRole { source, .. }
-            | ConnectError::NoConnectPrivilege { source, .. }
-            | ConnectError::NoSuchDatabase { source, .. }
             | ConnectError::TooManyConnections { source, .. }
             | ConnectError::Unavailable { source, .. }
             | ConnectError::Refused { source, .. } => Some(source),

@@ -47,7 +47,7 @@ pub enum SetupError {
 
 fn lines(findings: &[Finding]) -> String {
     let lines: Vec<String> = findings.iter().map(Finding::to_string).collect();
-    lines.join("\n")
+    lines.join("\n\nerror: ")
 }
 
 fn tables(count: usize) -> String {

@@ -1,5 +1,6 @@
 //! Tests of the whole, on real servers: `tests/run` installs these and runs everything.
 
+mod bad_input;
 mod config;
 mod connect;
 mod deliver;

@@ -102,7 +102,8 @@ fn one_table(
             Finding::error(
                 Kind::TableNotPublished,
                 format!(
-                    "publication {name} does not hold {}: its changes are not announced",
+                    "publication {name} does not hold {}: its changes are not announced, and those \
+                     committed meanwhile never will be",
                     relation.table
                 ),
                 format!(

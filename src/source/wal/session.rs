@@ -61,12 +61,12 @@ pub enum Error {
     #[error("the server sent what rowcast cannot read")]
     Unreadable(#[from] InboxError),
     /// At the slot's place in the log there is no such publication yet, or no
-    /// longer: its changes would be passed over.
+    /// longer: its changes would be passed over. The server says no more.
     #[error(
         "publication {publication} is not there at the slot's place in the log: it was made after \
-         the slot, or dropped; changes are held back, not lost"
+         the slot, or dropped, so the changes there can never be read"
     )]
-    Publication { publication: PublicationName, source: ServerError },
+    Publication { publication: PublicationName, answer: ServerError },
     #[error("the catalog cannot be read")]
     Catalog(#[source] tokio_postgres::Error),
     #[error("the catalog cannot be read")]
@@ -82,8 +82,8 @@ impl Error {
             Error::Connection(error) => error.hint(),
             Error::CatalogConnection(error) => error.hint(),
             Error::Publication { .. } => Some(
-                "rowcast setup, if it is missing; if it is there, the slot is older and can never \
-                 be read: rowcast teardown, then rowcast setup, then have open pages reload"
+                "rowcast setup, if it is missing; if it is there: rowcast teardown && rowcast \
+                 setup, which goes on from now, then have open pages reload"
                     .to_owned(),
             ),
             Error::Io(_)
@@ -261,7 +261,7 @@ impl Session {
         // A slot that is missing was told at the start: up to Postgres 17 this
         // is how the stream says that the publication is.
         match *error.code() == SqlState::UNDEFINED_OBJECT {
-            true => Error::Publication { publication: self.publication.clone(), source: error },
+            true => Error::Publication { publication: self.publication.clone(), answer: error },
             false => Error::Connection(connection::Error::from(error).about(&self.slot)),
         }
     }
@@ -271,7 +271,7 @@ impl Session {
     fn note(&self, notice: ServerError) -> Result<(), Error> {
         if *notice.code() == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE {
             let publication = self.publication.clone();
-            return Err(Error::Publication { publication, source: notice });
+            return Err(Error::Publication { publication, answer: notice });
         }
         debug!(code = notice.code().code(), "the server notes: {}", notice.message());
         Ok(())

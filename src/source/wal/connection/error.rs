@@ -4,7 +4,8 @@ use tokio_postgres::error::SqlState;
 
 use crate::postgres::{ConnectError, ServerError, SlotName};
 
-/// Why a replication session did not come about, or did not do as told.
+/// Why a replication session did not come about, or did not do as told. An
+/// `answer` of the server is one whose words the phrase has already.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -24,19 +25,19 @@ pub enum Error {
     #[error("the command cannot be sent")]
     Unsendable(#[source] io::Error),
     #[error("the server's wal_level does not allow logical replication")]
-    WalLevel(#[source] ServerError),
+    WalLevel(ServerError),
     #[error("slot {slot} is in use{}", pid.map(|pid| format!(" by backend {pid}")).unwrap_or_default())]
-    SlotInUse { slot: SlotName, pid: Option<i32>, source: ServerError },
+    SlotInUse { slot: SlotName, pid: Option<i32>, answer: ServerError },
     #[error("there is no slot {slot}")]
-    NoSuchSlot { slot: SlotName, source: ServerError },
+    NoSuchSlot { slot: SlotName, answer: ServerError },
     #[error("there is a slot {slot} already")]
-    SlotExists { slot: SlotName, source: ServerError },
+    SlotExists { slot: SlotName, answer: ServerError },
     #[error("slot {slot} cannot stream this database's changes to rowcast")]
     WrongSlot { slot: SlotName, source: ServerError },
     #[error("the server is a standby that cannot decode changes")]
     Standby(#[source] ServerError),
     #[error("the server has no free replication slot")]
-    TooManySlots(#[source] ServerError),
+    TooManySlots(ServerError),
     #[error("the server is starting or stopping")]
     Unavailable(#[source] ServerError),
     #[error("the server refused the command")]
@@ -68,16 +69,16 @@ impl Error {
         let slot = slot.clone();
         if *source.code() == SqlState::OBJECT_IN_USE {
             let pid = pid_in(source.message(), slot.as_str());
-            return Error::SlotInUse { slot, pid, source };
+            return Error::SlotInUse { slot, pid, answer: source };
         }
         if *source.code() == SqlState::FEATURE_NOT_SUPPORTED {
             return Error::Standby(source);
         }
         if *source.code() == SqlState::UNDEFINED_OBJECT {
-            return Error::NoSuchSlot { slot, source };
+            return Error::NoSuchSlot { slot, answer: source };
         }
         if *source.code() == SqlState::DUPLICATE_OBJECT {
-            return Error::SlotExists { slot, source };
+            return Error::SlotExists { slot, answer: source };
         }
         // Physical, of another database, invalidated; or of another plugin,
         // which does not know pgoutput's options.
@@ -96,9 +97,9 @@ impl Error {
             | Error::TooManySlots(source)
             | Error::Unavailable(source)
             | Error::Server(source)
-            | Error::SlotInUse { source, .. }
-            | Error::NoSuchSlot { source, .. }
-            | Error::SlotExists { source, .. }
+            | Error::SlotInUse { answer: source, .. }
+            | Error::NoSuchSlot { answer: source, .. }
+            | Error::SlotExists { answer: source, .. }
             | Error::WrongSlot { source, .. } => Some(source),
             Error::Connect(_)
             | Error::Broken(_)
@@ -153,10 +154,10 @@ impl Error {
             ),
             Error::SlotInUse { pid, .. } => Some(match pid {
                 Some(pid) => format!(
-                    "another rowcast streams from it; see SELECT * FROM pg_stat_replication WHERE \
-                     pid = {pid}"
+                    "perhaps another rowcast streams from it: SELECT * FROM pg_stat_replication \
+                     WHERE pid = {pid}"
                 ),
-                None => "another rowcast streams from it".to_owned(),
+                None => "perhaps another rowcast streams from it".to_owned(),
             }),
             Error::NoSuchSlot { .. } => Some("run rowcast setup".to_owned()),
             Error::SlotExists { slot, .. } => {
