@@ -28,6 +28,9 @@ pub struct Connection {
     pub client: Client,
     /// Apart from `client`, so that one may be awaited while the other is used.
     pub end: End,
+    /// The server that was taken. Another session must be with [`Dsn::only`]
+    /// this one to be with the same.
+    pub host: Host,
 }
 
 /// The end of a session.
@@ -147,6 +150,7 @@ impl Login for OrdinaryLogin<'_> {
             None => ConnectError::client(host, error),
         };
 
+        let taken = stream.host(host);
         let mut session = Config::new();
         session
             .user(&target.user)
@@ -184,7 +188,7 @@ impl Login for OrdinaryLogin<'_> {
             settings.push_str(&format!("; SET {name} = '{value}'"));
         }
         client.batch_execute(&settings).await.map_err(failed)?;
-        Ok(Connection { client, end: End { task: Some(task) } })
+        Ok(Connection { client, end: End { task: Some(task) }, host: taken })
     }
 }
 

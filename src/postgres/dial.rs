@@ -248,6 +248,23 @@ impl Stream {
         Stream { transport, channel_binding: None }
     }
 
+    /// `host`, with the one of its addresses that answered.
+    pub(crate) fn host(&self, host: &Host) -> Host {
+        let tcp = match &self.transport {
+            Transport::Tcp(tcp) => tcp,
+            Transport::Tls(tls) => tls.get_ref().0,
+            Transport::Unix(_) => return host.clone(),
+        };
+        match (&host.address, tcp.peer_addr()) {
+            // An address with a scope is not whole without it.
+            (Address::Name(name), Ok(peer)) if !is_scoped(&peer) => {
+                let address = Address::Fixed { ip: peer.ip(), name: Some(name.clone()) };
+                Host { address, port: host.port }
+            }
+            _ => host.clone(),
+        }
+    }
+
     /// What SCRAM-SHA-256-PLUS binds to: the `tls-server-end-point` data of the
     /// server's certificate, if there is TLS.
     pub fn end_point(&self) -> Option<&[u8]> {
@@ -257,6 +274,10 @@ impl Stream {
     pub fn is_encrypted(&self) -> bool {
         matches!(self.transport, Transport::Tls(_))
     }
+}
+
+fn is_scoped(address: &SocketAddr) -> bool {
+    matches!(address, SocketAddr::V6(address) if address.scope_id() != 0)
 }
 
 impl AsyncRead for Stream {

@@ -132,6 +132,28 @@ async fn the_first_host_that_answers_is_taken() {
     assert!(matches!(error, ConnectError::WrongSession { .. }), "{error:?}");
 }
 
+#[tokio::test]
+async fn a_second_session_stays_with_the_server_that_the_first_one_took() {
+    let first = Cluster::start(Version::DEFAULT, &[]).await;
+    let second = Cluster::start(Version::DEFAULT, &[]).await;
+    let (one, other) = (first.port(), second.port());
+    let both = dsn(&format!("postgres://postgres@localhost:{one},localhost:{other}/postgres"));
+    first.stop(Stop::Fast).await;
+    let session = postgres::connect(&both, NAME).await.expect("the second host answers");
+    assert_eq!(session.host.to_string(), format!("localhost:{other}"));
+
+    first.start_again().await;
+    let port_of = async |dsn: &Dsn| {
+        let mut session = ReplicationConnection::connect(dsn, NAME).await.expect("both answer");
+        session.query("SHOW port").await.expect("it may be asked")[0][0].clone()
+    };
+    assert_eq!(port_of(&both).await, Some(one.to_string()));
+    assert_eq!(port_of(&both.clone().only(&session.host)).await, Some(other.to_string()));
+    drop(session);
+    first.stop(Stop::Fast).await;
+    second.stop(Stop::Fast).await;
+}
+
 /// Reads until the stream holds `wanted`.
 async fn read_until(streaming: &mut CopyBoth, wanted: &[u8]) {
     let reading = async {
