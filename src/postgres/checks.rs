@@ -61,6 +61,38 @@ pub enum Kind {
     Identity,
 }
 
+impl Kind {
+    /// Whether it is about the slot that is configured, and so nothing to a
+    /// session that makes a slot of its own.
+    pub fn is_about_slot(self) -> bool {
+        match self {
+            Kind::SlotMissing
+            | Kind::SlotPhysical
+            | Kind::SlotPlugin
+            | Kind::SlotDatabase
+            | Kind::SlotLost
+            | Kind::SlotActive
+            | Kind::SlotNearlyLost
+            | Kind::UnlimitedRetention
+            | Kind::PublicationPerhapsNewer => true,
+            Kind::WalLevel
+            | Kind::RoleCannotReplicate
+            | Kind::NoFreeSlot
+            | Kind::SynchronousStandby
+            | Kind::PublicationMissing
+            | Kind::PublicationOperations
+            | Kind::PublicationByPartition
+            | Kind::TableNotPublished
+            | Kind::TableUnlogged
+            | Kind::TableNotWanted
+            | Kind::RowFilter
+            | Kind::ColumnList
+            | Kind::GeneratedColumns
+            | Kind::Identity => false,
+        }
+    }
+}
+
 /// What the database is held against.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected<'a> {

@@ -1,19 +1,14 @@
 //! An ordinary session: everything except the stream of changes.
 
 use std::future::{Ready, ready};
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 use tokio_postgres::config;
 use tokio_postgres::tls::{self, TlsConnect, TlsStream};
 use tokio_postgres::{Client, Config};
 use tracing::debug;
 
-use super::dial::{DialError, Stream, dial_host};
+use super::dial::{DialError, Stream, dial};
 use super::dsn::{ChannelBinding, Dsn, Host, SessionAttributes, SslMode, Target};
 use super::error::{ConnectError, ServerError};
 
@@ -33,6 +28,9 @@ pub struct Connection {
     pub client: Client,
     /// Apart from `client`, so that one may be awaited while the other is used.
     pub end: End,
+    /// The server that was taken. Another session must be with [`Dsn::only`]
+    /// this one to be with the same.
+    pub host: Host,
 }
 
 /// The end of a session.
@@ -112,12 +110,12 @@ async fn session<L: Login>(
     login: &L,
 ) -> Result<L::Session, ConnectError> {
     let mode = target.ssl.mode;
-    let stream = dial_host(target, host, mode).await?;
+    let stream = dial(target, host, mode).await?;
     let encrypted = stream.is_encrypted();
     match bounded(target, host, login.log_in(host, stream)).await {
         // A server may have `hostnossl` lines only, which `prefer` goes along with.
         Err(ConnectError::NotAdmitted { .. }) if mode == SslMode::Prefer && encrypted => {
-            let stream = dial_host(target, host, SslMode::Disable).await?;
+            let stream = dial(target, host, SslMode::Disable).await?;
             bounded(target, host, login.log_in(host, stream)).await
         }
         result => result,
@@ -129,10 +127,8 @@ async fn bounded<T>(
     host: &Host,
     login: impl Future<Output = Result<T, ConnectError>>,
 ) -> Result<T, ConnectError> {
-    let Some(after) = target.connect_timeout else { return login.await };
-    timeout(after, login)
-        .await
-        .unwrap_or_else(|_| Err(ConnectError::TimedOut { host: host.clone(), after }))
+    let timed_out = |after| ConnectError::TimedOut { host: host.clone(), after };
+    target.in_time(login).await.map_err(timed_out)?
 }
 
 struct OrdinaryLogin<'a> {
@@ -154,6 +150,7 @@ impl Login for OrdinaryLogin<'_> {
             None => ConnectError::client(host, error),
         };
 
+        let taken = stream.host(host);
         let mut session = Config::new();
         session
             .user(&target.user)
@@ -191,7 +188,7 @@ impl Login for OrdinaryLogin<'_> {
             settings.push_str(&format!("; SET {name} = '{value}'"));
         }
         client.batch_execute(&settings).await.map_err(failed)?;
-        Ok(Connection { client, end: End { task: Some(task) } })
+        Ok(Connection { client, end: End { task: Some(task) }, host: taken })
     }
 }
 
@@ -218,51 +215,21 @@ pub(crate) fn session_fits<'a>(
 struct Encrypted;
 
 impl TlsConnect<Stream> for Encrypted {
-    type Stream = EncryptedStream;
+    type Stream = Stream;
     type Error = DialError;
-    type Future = Ready<Result<EncryptedStream, DialError>>;
+    type Future = Ready<Result<Stream, DialError>>;
 
     fn connect(self, stream: Stream) -> Self::Future {
-        ready(Ok(EncryptedStream(stream)))
+        ready(Ok(stream))
     }
 }
 
-struct EncryptedStream(Stream);
-
-impl TlsStream for EncryptedStream {
+impl TlsStream for Stream {
     fn channel_binding(&self) -> tls::ChannelBinding {
-        match self.0.channel_binding() {
+        match self.end_point() {
             Some(data) => tls::ChannelBinding::tls_server_end_point(data.to_vec()),
             None => tls::ChannelBinding::none(),
         }
-    }
-}
-
-impl AsyncRead for EncryptedStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for EncryptedStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
 

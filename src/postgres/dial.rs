@@ -13,12 +13,11 @@ use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
-use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tracing::debug;
 
-use super::dsn::{Address, Dsn, DsnError, Host, SslMode, SslNegotiation, Target, Tcp};
+use super::dsn::{Address, DsnError, Host, SslMode, SslNegotiation, Target, Tcp};
 use super::tls::{self, TlsError};
 
 /// A connection to a server before anything of the protocol was said over it.
@@ -106,29 +105,9 @@ impl DialError {
     }
 }
 
-/// A stream to the first host of `dsn` that can be reached.
-///
-/// # Errors
-/// That of the last host.
-pub async fn dial(dsn: &Dsn) -> Result<Stream, DialError> {
-    let target = Target::of(dsn)?;
-    let mut hosts = target.hosts.iter().peekable();
-    loop {
-        let host = hosts.next().expect("a target has a host");
-        match dial_host(&target, host, target.ssl.mode).await {
-            Err(error) if hosts.peek().is_some() => debug!(%host, %error, "trying the next host"),
-            result => return result,
-        }
-    }
-}
-
 /// A stream to one host, with as much TLS as `mode` says. Cancel safe: what was
 /// opened is closed.
-pub(crate) async fn dial_host(
-    target: &Target,
-    host: &Host,
-    mode: SslMode,
-) -> Result<Stream, DialError> {
+pub(crate) async fn dial(target: &Target, host: &Host, mode: SslMode) -> Result<Stream, DialError> {
     let ip = match &host.address {
         // Nobody listens in on a unix socket; libpq too has no TLS there.
         Address::Unix(folder) => {
@@ -166,12 +145,8 @@ async fn bounded<T>(
     host: &Host,
     step: impl Future<Output = T>,
 ) -> Result<T, DialError> {
-    match target.connect_timeout {
-        None => Ok(step.await),
-        Some(after) => timeout(after, step)
-            .await
-            .map_err(|_| DialError::TimedOut { host: host.clone(), after }),
-    }
+    let timed_out = |after| DialError::TimedOut { host: host.clone(), after };
+    target.in_time(step).await.map_err(timed_out)
 }
 
 /// Tries all addresses of a host in turn, each with the whole timeout.
@@ -273,15 +248,36 @@ impl Stream {
         Stream { transport, channel_binding: None }
     }
 
+    /// `host`, with the one of its addresses that answered.
+    pub(crate) fn host(&self, host: &Host) -> Host {
+        let tcp = match &self.transport {
+            Transport::Tcp(tcp) => tcp,
+            Transport::Tls(tls) => tls.get_ref().0,
+            Transport::Unix(_) => return host.clone(),
+        };
+        match (&host.address, tcp.peer_addr()) {
+            // An address with a scope is not whole without it.
+            (Address::Name(name), Ok(peer)) if !is_scoped(&peer) => {
+                let address = Address::Fixed { ip: peer.ip(), name: Some(name.clone()) };
+                Host { address, port: host.port }
+            }
+            _ => host.clone(),
+        }
+    }
+
     /// What SCRAM-SHA-256-PLUS binds to: the `tls-server-end-point` data of the
     /// server's certificate, if there is TLS.
-    pub fn channel_binding(&self) -> Option<&[u8]> {
+    pub fn end_point(&self) -> Option<&[u8]> {
         self.channel_binding.as_deref()
     }
 
     pub fn is_encrypted(&self) -> bool {
         matches!(self.transport, Transport::Tls(_))
     }
+}
+
+fn is_scoped(address: &SocketAddr) -> bool {
+    matches!(address, SocketAddr::V6(address) if address.scope_id() != 0)
 }
 
 impl AsyncRead for Stream {

@@ -130,6 +130,19 @@ impl Dsn {
         self
     }
 
+    /// This DSN with `host` instead of its own.
+    pub fn only(mut self, host: &Host) -> Dsn {
+        let (name, address) = match &host.address {
+            Address::Unix(folder) => (folder.display().to_string(), None),
+            Address::Name(name) => (name.clone(), None),
+            Address::Fixed { ip, name } => (name.clone().unwrap_or_default(), Some(*ip)),
+        };
+        self.hosts = Some(vec![name]);
+        self.addresses = Some(vec![address]);
+        self.ports = Some(vec![Some(host.port)]);
+        self
+    }
+
     /// This DSN with the `PG*` variables that `env` gives where it is silent.
     fn or_env(self, env: &dyn Fn(&str) -> Option<String>) -> Result<Dsn, DsnError> {
         let mut other = Dsn::default();

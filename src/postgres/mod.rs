@@ -1,5 +1,5 @@
 //! Everything that is said to Postgres besides the stream of changes: where it
-//! is ([`Dsn`]), how it is reached ([`dial`], [`connect`]), and what it
+//! is ([`Dsn`]), how it is reached ([`connect`]), and what it
 //! answers when something is wrong ([`ConnectError`]).
 
 pub mod catalog;
@@ -23,7 +23,7 @@ pub mod statement;
 mod tls;
 
 pub use connect::{Connection, End, connect};
-pub use dial::{DialError, Stream, dial};
+pub use dial::{DialError, Stream};
 pub use dsn::{Address, Dsn, DsnError, Host, Target};
 pub use error::{ConnectError, ServerError};
 pub use names::{NameError, PublicationName, SlotName};

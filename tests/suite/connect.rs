@@ -132,6 +132,28 @@ async fn the_first_host_that_answers_is_taken() {
     assert!(matches!(error, ConnectError::WrongSession { .. }), "{error:?}");
 }
 
+#[tokio::test]
+async fn a_second_session_stays_with_the_server_that_the_first_one_took() {
+    let first = Cluster::start(Version::DEFAULT, &[]).await;
+    let second = Cluster::start(Version::DEFAULT, &[]).await;
+    let (one, other) = (first.port(), second.port());
+    let both = dsn(&format!("postgres://postgres@localhost:{one},localhost:{other}/postgres"));
+    first.stop(Stop::Fast).await;
+    let session = postgres::connect(&both, NAME).await.expect("the second host answers");
+    assert_eq!(session.host.to_string(), format!("localhost:{other}"));
+
+    first.start_again().await;
+    let port_of = async |dsn: &Dsn| {
+        let mut session = ReplicationConnection::connect(dsn, NAME).await.expect("both answer");
+        session.query("SHOW port").await.expect("it may be asked")[0][0].clone()
+    };
+    assert_eq!(port_of(&both).await, Some(one.to_string()));
+    assert_eq!(port_of(&both.clone().only(&session.host)).await, Some(other.to_string()));
+    drop(session);
+    first.stop(Stop::Fast).await;
+    second.stop(Stop::Fast).await;
+}
+
 /// Reads until the stream holds `wanted`.
 async fn read_until(streaming: &mut CopyBoth, wanted: &[u8]) {
     let reading = async {
@@ -170,10 +192,11 @@ on_every_version! {
 
         let mut session = ReplicationConnection::connect(&dsn, NAME).await.unwrap();
         assert_eq!(session.major_version(), Some(version.major()));
-        let system = session.identify_system().await.unwrap();
-        assert_eq!((system.database.as_str(), system.timeline), (database.name.as_str(), 1));
+        let system = session.query("IDENTIFY_SYSTEM").await.unwrap();
+        assert_eq!(system[0][3].as_deref(), Some(database.name.as_str()));
+        let flushed: Lsn = system[0][2].as_deref().unwrap().parse().unwrap();
         let consistent = session.create_slot(&slot, Persistence::Temporary).await.unwrap();
-        assert!(consistent >= system.flushed, "{consistent} {system:?}");
+        assert!(consistent >= flushed, "{consistent} {system:?}");
         let pid = session.process_id();
 
         let mut streaming = session.start_replication(&slot, &publication, Lsn::ZERO).await.unwrap();
@@ -251,7 +274,7 @@ on_every_version! {
         assert!(hint.contains("wal_level = 'logical'") && hint.contains("restart"), "{hint}");
         assert!(!error.is_transient());
         // A refused command leaves the session usable.
-        session.identify_system().await.unwrap();
+        session.query("IDENTIFY_SYSTEM").await.unwrap();
 
         let error = ReplicationConnection::connect(&dsn, NAME).await.err().unwrap();
         assert!(matches!(error, Error::Connect(ConnectError::TooManyConnections { .. })), "{error:?}");
@@ -311,9 +334,10 @@ async fn an_idle_session_learns_of_a_shutdown_at_once_and_of_a_restart_by_connec
     assert_eq!(end.code().map(|code| code.code()), Some("57P01"));
     assert!(session.closed().await.is_none(), "the end is told once");
     // A walsender answers until all other sessions have ended.
-    let error =
-        eventually(SOON, "the walsender ends", async || replication.identify_system().await.err())
-            .await;
+    let error = eventually(SOON, "the walsender ends", async || {
+        replication.query("IDENTIFY_SYSTEM").await.err()
+    })
+    .await;
     assert!(error.is_transient(), "{error:?}");
     drop(replication);
     cluster.stopped(SOON).await;

@@ -53,13 +53,12 @@ fn perhaps_newer(expected: &Expected<'_>) -> Finding {
     Finding::warning(
         Kind::PublicationPerhapsNewer,
         format!(
-            "publication {publication} may have been made after slot {slot}: changes from between \
-             the two cannot be read (to Postgres 17 the stream then ends with \"publication does \
-             not exist\"; from 18 they are passed over). If it was only altered, this goes away \
-             as rowcast catches up"
+            "publication {publication} may be newer than slot {slot}. If it is, rowcast stops at \
+             the first change from before the publication, and can never get past it. If it was \
+             only altered, all is well, and this warning goes away as rowcast catches up"
         ),
-        "if the stream ends so: rowcast teardown && rowcast setup   # publication first, slot \
-         second",
+        "only if rowcast does stop: rowcast teardown && rowcast setup   # pages that are open \
+         then should reload",
     )
 }
 

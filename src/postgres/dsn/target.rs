@@ -3,6 +3,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use super::{
     ChannelBinding, Dsn, DsnError, RootCert, SessionAttributes, SslMode, SslNegotiation, passfile,
 };
@@ -207,6 +209,14 @@ impl Target {
 
     pub fn database(&self) -> &str {
         &self.database
+    }
+
+    /// What `step` comes to, or the `connect_timeout` that was too short for it.
+    pub(crate) async fn in_time<T>(&self, step: impl Future<Output = T>) -> Result<T, Duration> {
+        match self.connect_timeout {
+            Some(after) => timeout(after, step).await.map_err(|_| after),
+            None => Ok(step.await),
+        }
     }
 
     /// The password for `host`: the one that was given, else that of the

@@ -214,3 +214,24 @@ fn timeouts_are_bounded_by_default_and_zero_lifts_them() {
     assert_eq!(of("user=u tcp_user_timeout=0").tcp.user_timeout, None);
     assert!(!of("user=u keepalives=0").tcp.keepalives);
 }
+
+#[test]
+fn a_dsn_of_several_hosts_can_be_narrowed_down_to_one_of_them() {
+    let env = [("PGHOST", "elsewhere"), ("PGHOSTADDR", "10.9.9.9"), ("PGPORT", "9")];
+    for text in [
+        "postgres://u:p@a:1,[::1]:2,%2Frun%2Fpg:3/d?sslmode=require",
+        "user=u dbname=d hostaddr=10.0.0.1,::1",
+        "user=u dbname=d host=a,b hostaddr=10.0.0.1,::1 port=1,2",
+    ] {
+        let whole = resolve(text, &[]).unwrap();
+        for host in &whole.hosts {
+            let one = text.parse::<Dsn>().unwrap().only(host);
+            let one = one.resolve(&|name| {
+                env.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string())
+            });
+            let one = one.unwrap();
+            assert_eq!(one.hosts, std::slice::from_ref(host), "{text}");
+            assert_eq!((one.user, one.ssl.mode), (whole.user.clone(), whole.ssl.mode), "{text}");
+        }
+    }
+}

@@ -13,7 +13,7 @@ pub use error::Error;
 use std::collections::HashMap;
 use std::io;
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use fallible_iterator::FallibleIterator as _;
 use postgres_protocol::message::backend::{DataRowBody, Header, Message, ParameterStatusBody};
 use postgres_protocol::message::frontend;
@@ -53,17 +53,6 @@ pub enum Persistence {
     Permanent,
     /// It ends with its session, and with the first error of that session.
     Temporary,
-}
-
-/// <https://www.postgresql.org/docs/current/protocol-replication.html#PROTOCOL-REPLICATION-IDENTIFY-SYSTEM>
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct System {
-    /// The same for a cluster, its standbys and what they become.
-    pub identifier: u64,
-    pub timeline: u32,
-    /// The end of the flushed WAL.
-    pub flushed: Lsn,
-    pub database: String,
 }
 
 /// The rows of one answer, in text form.
@@ -109,22 +98,6 @@ impl ReplicationConnection {
         let version = self.parameter("server_version")?;
         let end = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
         version[..end].parse().ok()
-    }
-
-    pub async fn identify_system(&mut self) -> Result<System, Error> {
-        let rows = self.query("IDENTIFY_SYSTEM").await?;
-        let parse = || {
-            let [identifier, timeline, flushed, database] = rows.first()?.as_slice() else {
-                return None;
-            };
-            Some(System {
-                identifier: identifier.as_deref()?.parse().ok()?,
-                timeline: timeline.as_deref()?.parse().ok()?,
-                flushed: flushed.as_deref()?.parse().ok()?,
-                database: database.clone()?,
-            })
-        };
-        parse().ok_or(Error::Answer { command: "IDENTIFY_SYSTEM" })
     }
 
     /// Makes a logical slot for pgoutput and returns its consistent point: it
@@ -274,7 +247,7 @@ fn take_reply(inbox: &mut BytesMut) -> Result<Option<Reply>, Error> {
     }
     if header.tag() == COPY_BOTH_RESPONSE_TAG {
         // It tells the formats of columns, of which this stream has none.
-        let _ = inbox.split_to(len);
+        inbox.advance(len);
         return Ok(Some(Reply::CopyBoth));
     }
     let message = Message::parse(inbox).map_err(Error::Malformed)?;

@@ -141,7 +141,7 @@ impl Dialogue<'_> {
         let binding = match self.target.channel_binding {
             ChannelBinding::Disable => None,
             ChannelBinding::Prefer | ChannelBinding::Require => {
-                connection.stream.channel_binding().map(<[u8]>::to_vec)
+                connection.stream.end_point().map(<[u8]>::to_vec)
             }
         };
         let (mechanism, binding) = match binding {
