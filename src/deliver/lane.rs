@@ -232,6 +232,7 @@ impl Lane {
     fn advance(&mut self, pairs: usize, left: &mut Left) {
         self.done += pairs;
         while let Some(front) = self.queue.front()
+            && front.refusal.is_none()
             && self.done >= front.channels.len()
         {
             let rest = self.done - front.channels.len();
