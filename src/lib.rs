@@ -27,7 +27,8 @@
 //! - [`postgres`]: ordinary Postgres: connecting, and what setup makes and
 //!   checks.
 //! - [`config`]: the file; [`cli`]: the command line; [`observe`]: the log;
-//!   [`secret`]: text that must not be printed.
+//!   [`secret`]: text that must not be printed; [`backoff`]: waits between
+//!   attempts.
 //!
 //! # Invariants
 //!
@@ -47,6 +48,7 @@
 //!    pending, not by transactions, rows or outages.
 
 pub mod acknowledge;
+pub mod backoff;
 pub mod change;
 pub mod cli;
 pub mod config;

@@ -10,6 +10,7 @@ use MayImport::{AllAbove, Only};
 /// Each module of the library and what it may import of the others.
 const TABLE: &[(&str, MayImport)] = &[
     ("secret", Only(&[])),
+    ("backoff", Only(&[])),
     ("change", Only(&[])),
     ("observe", Only(&[])),
     ("notification", Only(&["change"])),
@@ -17,7 +18,7 @@ const TABLE: &[(&str, MayImport)] = &[
     ("postgres", Only(&["change", "secret"])),
     ("source", Only(&["change", "postgres", "observe", "secret"])),
     ("route", Only(&["change", "notification"])),
-    ("deliver", Only(&["change", "notification", "acknowledge", "observe", "secret"])),
+    ("deliver", Only(&["change", "notification", "acknowledge", "observe", "secret", "backoff"])),
     ("config", Only(&["postgres", "route", "deliver", "source", "observe", "secret"])),
     ("pipeline", AllAbove),
     ("cli", AllAbove),
