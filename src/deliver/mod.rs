@@ -17,7 +17,9 @@ mod rejected;
 mod stdout;
 
 pub use echo::echo_line;
-pub use limits::{ByteSize, ByteSizeError, Limits, MaxInFlight, MaxInFlightError};
+pub use limits::{
+    ByteSize, ByteSizeError, Limits, MaxInFlight, MaxInFlightError, MaxPending, MaxPendingError,
+};
 pub use rejected::{RejectedError, RejectedFile};
 pub use stdout::{Format, Stdout};
 
