@@ -454,7 +454,7 @@ mod tests {
 
     #[test]
     fn a_redirect_tells_where_to_without_the_query_and_is_the_same_problem_each_time() {
-        let redirect = |location| {
+        let redirect = |location: &str| {
             let answer = Answer { location: Some(location), ..answer(301, "") };
             answer.check().expect_err("a redirect")
         };
