@@ -28,7 +28,7 @@
 //!   checks.
 //! - [`config`]: the file; [`cli`]: the command line; [`observe`]: the log;
 //!   [`secret`]: text that must not be printed; [`chain`]: an error with its
-//!   causes.
+//!   causes; [`backoff`]: waits between attempts.
 //!
 //! # Invariants
 //!
@@ -48,6 +48,7 @@
 //!    pending, not by transactions, rows or outages.
 
 pub mod acknowledge;
+pub mod backoff;
 pub mod chain;
 pub mod change;
 pub mod cli;

@@ -62,7 +62,7 @@ pub struct Notification {
     /// The payload's id as JSON: `42`, `"a4…"` or `{"order_id":7,"line":2}`.
     pub id: Box<str>,
     pub event: EventName,
-    /// At least one, without repeats.
+    /// Without repeats, and at least one unless the notification is refused.
     pub channels: Vec<ChannelName>,
     /// The payload, a JSON text.
     pub data: Box<str>,

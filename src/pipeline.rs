@@ -21,8 +21,9 @@ use tokio::task::JoinError;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
+use crate::backoff::Backoff;
 use crate::change::{Batch, Item, Lsn};
-use crate::deliver::{Backoff, Deliver};
+use crate::deliver::Deliver;
 use crate::notification::Handoff;
 use crate::postgres::{self, Connection, SlotName};
 use crate::route::{Router, Rules};

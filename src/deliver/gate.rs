@@ -1,6 +1,7 @@
 use std::time::{Duration, Instant};
 
-use super::backoff::Backoff;
+use crate::backoff::Backoff;
+
 use super::pusher::Problem;
 
 /// Refusals without an acceptance between them before they are taken for the

@@ -1,10 +1,10 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use crate::backoff::Backoff;
 use crate::change::Position;
 use crate::notification::{ChannelName, Notification};
 
-use super::backoff::Backoff;
 use super::pusher::{Capacity, Packed, Problem, pack};
 use super::rejected::Rejected;
 

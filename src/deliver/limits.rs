@@ -12,12 +12,12 @@ pub struct Limits {
     pub max_in_flight: MaxInFlight,
     /// Memory for notifications that the endpoint has not accepted yet. At the
     /// bound rowcast stops reading changes; Postgres keeps them meanwhile.
-    pub max_pending: ByteSize,
+    pub max_pending: MaxPending,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { max_in_flight: MaxInFlight(8), max_pending: ByteSize::mebibytes(32) }
+        Limits { max_in_flight: MaxInFlight(8), max_pending: MaxPending(ByteSize::mebibytes(32)) }
     }
 }
 
@@ -45,6 +45,31 @@ impl TryFrom<usize> for MaxInFlight {
         } else {
             Err(MaxInFlightError(count))
         }
+    }
+}
+
+/// An amount of memory from 1 MiB on. With much less there would be no batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "ByteSize")]
+pub struct MaxPending(ByteSize);
+
+impl MaxPending {
+    const MIN: ByteSize = ByteSize::mebibytes(1);
+
+    pub fn bytes(self) -> u64 {
+        self.0.bytes()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is too little memory: it takes {min} or more", min = MaxPending::MIN)]
+pub struct MaxPendingError(ByteSize);
+
+impl TryFrom<ByteSize> for MaxPending {
+    type Error = MaxPendingError;
+
+    fn try_from(size: ByteSize) -> Result<MaxPending, MaxPendingError> {
+        if size >= MaxPending::MIN { Ok(MaxPending(size)) } else { Err(MaxPendingError(size)) }
     }
 }
 
@@ -164,5 +189,16 @@ mod tests {
         let zero = toml::from_str::<Limits>("max_in_flight = 0").expect_err("zero");
         assert!(zero.to_string().contains("from 1 to 256"), "{zero}");
         assert!(toml::from_str::<Limits>("max_inflight = 8").is_err());
+    }
+
+    #[test]
+    fn memory_for_pending_notifications_is_a_mebibyte_at_least() {
+        let limits = |text: &str| toml::from_str::<Limits>(&format!("max_pending = {text:?}"));
+        assert_eq!(limits("1MiB").expect("the least").max_pending.bytes(), 1 << 20);
+        for little in ["0B", "1023KiB"] {
+            let error = limits(little).expect_err(little).to_string();
+            assert!(error.contains("is too little memory: it takes 1MiB or more"), "{error}");
+        }
+        assert!(limits("1 bite").expect_err("no unit").to_string().contains("no unit of size"));
     }
 }

@@ -5,7 +5,6 @@
 //! endpoint accepted it on each of its channels, or once it was refused for
 //! good and stands in the rejected file.
 
-mod backoff;
 mod echo;
 mod gate;
 mod lane;
@@ -17,9 +16,10 @@ mod record;
 mod rejected;
 mod stdout;
 
-pub use backoff::Backoff;
 pub use echo::echo_line;
-pub use limits::{ByteSize, ByteSizeError, Limits, MaxInFlight, MaxInFlightError};
+pub use limits::{
+    ByteSize, ByteSizeError, Limits, MaxInFlight, MaxInFlightError, MaxPending, MaxPendingError,
+};
 pub use rejected::{RejectedError, RejectedFile};
 pub use stdout::{Format, Stdout};
 

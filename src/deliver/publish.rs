@@ -66,7 +66,9 @@ impl Publisher {
             }
             let has_room = self.has_room();
             let next_start = self.lanes.next_start(now);
-            // Each arm is cancel-safe: a queue's `recv`, a `JoinSet`, a timer.
+            // Some arm is always enabled: without pending notifications there is
+            // room, and else some lane has a request on its way or one to start.
+            // Each is cancel-safe: a queue's `recv`, a `JoinSet`, a timer.
             tokio::select! {
                 Some(ended) = self.in_flight.join_next() => self.finish(ended)?,
                 handoff = handoffs.recv(), if is_open && has_room => match handoff {
@@ -134,7 +136,7 @@ impl Publisher {
 
     fn has_room(&mut self) -> bool {
         let pending_bytes = self.lanes.pending_bytes();
-        let has_room = pending_bytes < self.max_pending_bytes;
+        let has_room = pending_bytes == 0 || pending_bytes < self.max_pending_bytes;
         if has_room == self.is_held_back {
             self.is_held_back = !has_room;
             match has_room {

@@ -11,6 +11,7 @@ use MayImport::{AllAbove, Only};
 const TABLE: &[(&str, MayImport)] = &[
     ("secret", Only(&[])),
     ("chain", Only(&[])),
+    ("backoff", Only(&[])),
     ("change", Only(&[])),
     ("observe", Only(&[])),
     ("notification", Only(&["change"])),
@@ -18,7 +19,7 @@ const TABLE: &[(&str, MayImport)] = &[
     ("postgres", Only(&["change", "secret"])),
     ("source", Only(&["change", "postgres", "observe", "secret"])),
     ("route", Only(&["change", "notification"])),
-    ("deliver", Only(&["change", "notification", "acknowledge", "observe", "secret"])),
+    ("deliver", Only(&["change", "notification", "acknowledge", "observe", "secret", "backoff"])),
     ("config", Only(&["chain", "postgres", "route", "deliver", "source", "observe", "secret"])),
     ("pipeline", AllAbove),
     ("cli", AllAbove),

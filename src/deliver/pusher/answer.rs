@@ -107,7 +107,9 @@ pub struct Said(String);
 impl Said {
     const MAX_CHARS: usize = 200;
 
+    /// Up to where a server repeats the request's signed query.
     fn new(text: &str) -> Said {
+        let text = text.split("auth_key=").next().unwrap_or_default();
         let printable = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c });
         Said(printable.take(Self::MAX_CHARS).collect())
     }
@@ -138,7 +140,10 @@ impl Answer<'_> {
     pub(super) fn check(self) -> Result<(), Problem> {
         let status = self.status;
         if (300..400).contains(&status) {
-            let location = Said::new(self.location.unwrap_or("nowhere")).0;
+            // A redirect that keeps the query has the signature in it.
+            let location = self.location.unwrap_or("nowhere");
+            let location = location.split(['?', '#']).next().unwrap_or_default();
+            let location = Said::new(location).0;
             return Err(Problem::Redirected { status, location });
         }
         let body = serde_json::from_slice::<Value>(self.body).ok();
@@ -257,7 +262,7 @@ impl Problem {
                 let causes = std::iter::successors(source.source(), |&error| error.source());
                 causes.fold(self.to_string(), |line, error| format!("{line}: {error}"))
             }
-            Problem::ClockSkew { .. } => self.to_string(),
+            Problem::ClockSkew { .. } | Problem::Redirected { .. } => self.to_string(),
             problem => problem.kind(),
         }
     }
@@ -270,6 +275,8 @@ impl Problem {
                 format!("the endpoint answered {status} with an error that has no code")
             }
             Problem::ClockSkew { .. } => "this machine's clock is off the endpoint's".to_owned(),
+            // `location` may repeat the path, which differs between requests.
+            Problem::Redirected { status, .. } => format!("the endpoint redirects ({status})"),
             problem => problem.to_string(),
         }
     }
@@ -443,6 +450,28 @@ mod tests {
         assert_eq!(problem.for_the_log(), "the endpoint answered 400");
         let unknown = answer(401, "Unknown app\u{1b}[31m").check().expect_err("a 401");
         assert_eq!(unknown.for_the_log(), "the endpoint answered 401: Unknown app [31m");
+    }
+
+    #[test]
+    fn a_redirect_tells_where_to_without_the_query_and_is_the_same_problem_each_time() {
+        let redirect = |location: &str| {
+            let answer = Answer { location: Some(location), ..answer(301, "") };
+            answer.check().expect_err("a redirect")
+        };
+        let signed = "auth_key=k&auth_timestamp=1&auth_version=1.0&auth_signature=cafe";
+        let first = redirect(&format!("https://h/apps/1/events?{signed}"));
+        let then = redirect(&format!("https://h/apps/1/batch_events?{signed}0"));
+        assert_eq!(first.for_the_log(), "the endpoint redirects to https://h/apps/1/events (301)");
+        assert_eq!(first.kind(), then.kind());
+        let printed = format!("{first:?} {first}");
+        assert!(!printed.contains("auth_"), "{printed}");
+    }
+
+    #[test]
+    fn a_server_that_repeats_the_signed_query_is_cut_short() {
+        let body = r#"{"message":"Cannot POST /apps/1/events?auth_key=k&auth_signature=cafe"}"#;
+        let problem = answer(404, body).check().expect_err("a 404");
+        assert_eq!(problem.for_the_log(), "the endpoint answered 404: Cannot POST /apps/1/events?");
     }
 
     proptest! {

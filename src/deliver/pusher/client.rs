@@ -42,9 +42,6 @@ impl Client {
     /// Reads files (certificate authorities), and connects to nothing.
     pub fn new(config: &Config) -> Result<Client, ConfigError> {
         let endpoint = config.endpoint()?;
-        if config.secret.expose().is_empty() {
-            return Err(ConfigError::EmptySecret);
-        }
         let timeout = config.timeout.get();
         let mut http = reqwest::Client::builder()
             .user_agent(concat!("rowcast/", env!("CARGO_PKG_VERSION")))
@@ -79,7 +76,7 @@ impl Client {
                 url: format!("{}{}{path}", endpoint.origin(), endpoint.prefix()),
                 signed_path: format!("{signed_prefix}{path}"),
                 key: config.key.as_str().to_owned(),
-                secret: config.secret.clone(),
+                secret: config.secret.as_secret().clone(),
                 server: config.server,
                 timeout,
             }),

@@ -23,7 +23,7 @@ pub struct Config {
     /// The app's id, key and secret, as the server knows them.
     pub app_id: AppId,
     pub key: AppKey,
-    pub secret: Secret,
+    pub secret: AppSecret,
     /// Which server it is, for its limits and quirks: `reverb`, `pusher`,
     /// `soketi`, `sockudo`, `laravel-websockets`, or `any`: what all of them
     /// take.
@@ -55,8 +55,6 @@ pub enum ConfigError {
     NoEndpoint,
     #[error("`url` and `cluster` both say where the endpoint is")]
     TwoEndpoints,
-    #[error("the secret is empty")]
-    EmptySecret,
     #[error("cannot read the certificate authorities in {path}")]
     CaFile {
         path: PathBuf,
@@ -81,7 +79,6 @@ impl ConfigError {
         match self {
             ConfigError::NoEndpoint => "url",
             ConfigError::TwoEndpoints => "cluster",
-            ConfigError::EmptySecret => "secret",
             ConfigError::CaFile { .. }
             | ConfigError::CaFileEmpty { .. }
             | ConfigError::CaCertificate { .. } => "ca_file",
@@ -228,13 +225,13 @@ macro_rules! name {
 
 name! {
     /// The app's id, which is part of every path.
-    AppId, AppIdError, "{0:?} is no app id: letters, digits, - _ and . only",
+    AppId, AppIdError, "{0:?} is no app id: it takes letters, digits, - _ and ., at least one",
     |byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)
 }
 
 name! {
     /// The app's public key, which browsers know too.
-    AppKey, AppKeyError, "{0:?} is no app key: printable ASCII without spaces only",
+    AppKey, AppKeyError, "{0:?} is no app key: it takes printable ASCII without spaces, at least one character",
     |byte| byte.is_ascii_graphic()
 }
 
@@ -242,6 +239,33 @@ name! {
     /// A cluster of hosted Pusher Channels.
     Cluster, ClusterError, "{0:?} is no cluster: small letters, digits and - only, as in mt1",
     |byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'
+}
+
+/// The app's secret, which signs every request. It never prints.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Secret")]
+pub struct AppSecret(Secret);
+
+impl AppSecret {
+    pub fn expose(&self) -> &str {
+        self.0.expose()
+    }
+
+    pub(super) fn as_secret(&self) -> &Secret {
+        &self.0
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the app's secret is empty")]
+pub struct EmptySecret;
+
+impl TryFrom<Secret> for AppSecret {
+    type Error = EmptySecret;
+
+    fn try_from(secret: Secret) -> Result<AppSecret, EmptySecret> {
+        if secret.expose().is_empty() { Err(EmptySecret) } else { Ok(AppSecret(secret)) }
+    }
 }
 
 impl Cluster {
@@ -374,6 +398,20 @@ mod tests {
         ] {
             let error = config(text).expect_err(text).to_string();
             assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn neither_id_nor_key_nor_secret_of_the_app_may_be_empty() {
+        for (option, reason) in [
+            ("app_id", "\"\" is no app id"),
+            ("key", "\"\" is no app key"),
+            ("secret", "the app's secret is empty"),
+        ] {
+            let mut app = toml::from_str::<toml::Table>(APP).expect("it parses");
+            app.insert(option.to_owned(), "".into());
+            let error = app.try_into::<Config>().expect_err(option).to_string();
+            assert!(error.contains(reason), "{option}: {error}");
         }
     }
 

@@ -14,8 +14,8 @@ pub(crate) mod signature;
 pub use answer::{NotAnAnswer, Problem, Said};
 pub use client::Client;
 pub use config::{
-    AppId, AppIdError, AppKey, AppKeyError, Cluster, ClusterError, Config, ConfigError,
-    EndpointUrl, EndpointUrlError, ProxyUrl, ProxyUrlError, Timeout, TimeoutError,
+    AppId, AppIdError, AppKey, AppKeyError, AppSecret, Cluster, ClusterError, Config, ConfigError,
+    EmptySecret, EndpointUrl, EndpointUrlError, ProxyUrl, ProxyUrlError, Timeout, TimeoutError,
 };
 pub use server::{Capacity, Server};
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rowcast::change::Position;
 use rowcast::deliver::ByteSize;
 use rowcast::deliver::pusher::Server;
+use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
 use crate::harness::endpoint::{Accepted, Endpoint, Fault};
@@ -18,23 +19,28 @@ use super::{Session, Setup, handoff, holds, number, post};
 async fn reading_is_held_back_at_max_pending_and_delivery_goes_on() {
     let endpoint = Endpoint::start(Server::Any).await;
     let mut setup = Setup::new(&endpoint);
-    let weight = post(1, 1).weight() as u64;
-    setup.limits.max_pending = ByteSize::new(20 * weight);
+    let large = |n| {
+        let mut made = post(n, n);
+        made.data = json!({ "number": n, "padding": "x".repeat(6000) }).to_string().into();
+        made
+    };
+    let fit = (1 << 20) / large(1).weight() + 1;
+    setup.limits.max_pending = ByteSize::mebibytes(1).try_into().expect("the least");
     let mut session = setup.session();
     endpoint.choose(|_| Some(Fault::status(503)));
     let handed = Arc::new(AtomicUsize::new(0));
     let (handoffs, counted) = (session.handoffs.clone(), handed.clone());
     let sending = tokio::spawn(async move {
-        for n in 1..=200 {
-            handoffs.send(handoff(vec![post(n, n)])).await.expect("delivery runs");
+        for n in 1..=300 {
+            handoffs.send(handoff(vec![large(n)])).await.expect("delivery runs");
             counted.fetch_add(1, Ordering::Relaxed);
         }
     });
     endpoint.wait_for_requests(25).await;
     let handed = handed.load(Ordering::Relaxed);
-    assert!(handed <= 20 + 1 + 4, "{handed} were taken");
+    assert!(handed <= fit + 4, "{handed} were taken");
     endpoint.heal();
-    session.wait_confirmed(200).await;
+    session.wait_confirmed(300).await;
     sending.await.expect("all are handed on");
     session.finish().await.expect("all is delivered");
     endpoint.assert_strict();

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use rowcast::deliver::pusher::{self, Client, Problem, Server};
+use rowcast::secret::Secret;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
@@ -65,7 +66,9 @@ async fn a_probe_tells_network_app_secret_and_clock_apart() {
     probe(&|_| {}).await.expect("all is right");
     let app = probe(&|config| config.app_id = "2".parse().expect("an id")).await;
     assert!(matches!(app, Err(Problem::Answered { code: 404, .. })), "{app:?}");
-    let wrong = |config: &mut pusher::Config| config.secret = rowcast::secret::Secret::new("x");
+    let wrong = |config: &mut pusher::Config| {
+        config.secret = Secret::new("x").try_into().expect("it is not empty");
+    };
     let secret = probe(&wrong).await;
     assert!(matches!(secret, Err(Problem::Answered { code: 401, .. })), "{secret:?}");
     endpoint.probe_fault(Fault::Status {

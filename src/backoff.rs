@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use backoff::ExponentialBackoff;
-use backoff::backoff::Backoff as _;
+use ::backoff::ExponentialBackoff;
+use ::backoff::backoff::Backoff as _;
 
 /// Waits that grow from about 100 ms, without end, each spread by half so that
 /// many clients do not come back at once.
