@@ -5,7 +5,7 @@ use std::sync::Arc;
 use minijinja::Error;
 
 use super::expression::{Block, BoundBlock, BoundExpression, Expression, Outcome, Reads, Variable};
-use super::lex::{closing, is_identifier, words};
+use super::lex::{closing, is_identifier, last_filter, words};
 use super::value::{write_engine_json, write_engine_text, write_json, write_string, write_text};
 use super::view::{Known, Scope, View};
 use crate::change::{Kind, Relation};
@@ -24,8 +24,11 @@ pub(super) enum Part {
         expression: Arc<Expression>,
         /// Whether it says itself what NULL becomes.
         minds_null: bool,
-        /// Whether it filters what a channel may not hold.
-        filters_dots: bool,
+        /// Whether the rule asks for dots, which else let a value reach into
+        /// another channel (`private-posts.7` and a slug `7.admins`): all of the
+        /// expression, not only an operand of it, goes through `dotted` last.
+        /// `replace` needs no leave: what it leaves of dots is the value's own.
+        dotted: bool,
     },
     Block(Arc<Block>),
 }
@@ -126,7 +129,7 @@ impl Part {
         Ok(Part::Expression {
             expression: Arc::new(expression),
             minds_null: has(&["if", "or", "and", "is", "default", "d"]),
-            filters_dots: source.contains('|') && has(&["dotted", "replace"]),
+            dotted: last_filter(source).as_deref() == Some("dotted"),
         })
     }
 
@@ -140,10 +143,10 @@ impl Part {
                 }
                 None => BoundPart::NoColumn(name.clone()),
             },
-            Part::Expression { expression, minds_null, filters_dots } => BoundPart::Expression {
+            Part::Expression { expression, minds_null, dotted } => BoundPart::Expression {
                 expression: BoundExpression::new(expression, relation),
                 minds_null: *minds_null,
-                filters_dots: *filters_dots,
+                dotted: *dotted,
             },
             Part::Block(block) => BoundPart::Block(BoundBlock::new(block, relation)),
         }
@@ -170,7 +173,7 @@ pub(super) enum BoundPart {
     Expression {
         expression: BoundExpression,
         minds_null: bool,
-        filters_dots: bool,
+        dotted: bool,
     },
     Block(BoundBlock),
 }
