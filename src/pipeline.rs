@@ -25,7 +25,7 @@ use crate::change::{Batch, Item, Lsn};
 use crate::deliver::{self, Backoff, Deliver};
 use crate::notification::Handoff;
 use crate::postgres::{self, ConnectError, Connection, SlotName};
-use crate::route::{Router, Rules};
+use crate::route::{self, Router, Rules};
 use crate::source::wal::{self, Session, SlotChoice};
 
 mod inspection;
@@ -345,16 +345,20 @@ async fn watch_database(connection: Connection, options: &Options, told: &mut To
 }
 
 /// Turns each batch of changes into its notifications.
+///
+/// # Errors
+/// With the batch of the first change that must not be passed over: nothing of
+/// it is handed on, so the position stays before it.
 async fn route(
     mut router: Router,
     mut changes: mpsc::Receiver<Batch>,
     handoffs: mpsc::Sender<Handoff>,
-) {
+) -> Result<(), route::Renamed> {
     while let Some(batch) = changes.recv().await {
         let mut handoff = Handoff::default();
         for item in batch.items() {
             match item {
-                Item::Change(change) => router.route(&change, &mut handoff.notifications),
+                Item::Change(change) => router.route(&change, &mut handoff.notifications)?,
                 Item::Truncate { relation, .. } => {
                     warn!(table = %relation.table, "the table was truncated: pages are not told");
                 }
@@ -362,9 +366,10 @@ async fn route(
             }
         }
         if handoffs.send(handoff).await.is_err() {
-            return;
+            break;
         }
     }
+    Ok(())
 }
 
 /// Waits until `shutdown` is true. A sender that is gone can stop nobody.

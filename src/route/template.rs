@@ -271,8 +271,8 @@ pub(super) fn print_variable(variable: Variable, view: &View<'_>, out: &mut Stri
         Variable::EntityStudly => out.push_str(&view.names.studly),
         Variable::Action => out.push_str(view.action.name()),
         Variable::ActionStudly => out.push_str(view.action.studly_name()),
-        Variable::Table => out.push_str(&view.change.relation.table.name),
-        Variable::Schema => out.push_str(&view.change.relation.table.schema),
+        Variable::Table => out.push_str(&view.names.table.name),
+        Variable::Schema => out.push_str(&view.names.table.schema),
         Variable::At => out.push_str(&view.change.transaction.at.to_string()),
         Variable::Changed => unreachable!("`changed` is an expression"),
     }
