@@ -232,11 +232,11 @@ impl BoundRule {
             }
             Known::Unknown => {
                 let name = &relation.columns[column].name;
-                Err(Unrenderable::Unknown(format!("the row does not carry {name}")))
+                Err(Unrenderable(format!("the row does not carry {name}")))
             }
         };
         match &**columns {
-            [] => Err(Unrenderable::Unknown("the table has no primary key".to_owned())),
+            [] => Err(Unrenderable("the table has no primary key".to_owned())),
             [column] => write(*column, out),
             columns => {
                 for (index, column) in columns.iter().enumerate() {
@@ -281,9 +281,8 @@ impl BoundRule {
             return letter;
         }
         scratch.id.clear();
-        if let Err(reason) = self.write_id(view, &mut scratch.id) {
+        if let Err(Unrenderable(reason)) = self.write_id(view, &mut scratch.id) {
             scratch.id.replace_range(.., "null");
-            let (Unrenderable::Unknown(reason) | Unrenderable::Failed(reason)) = reason;
             letter.refusal = Some(Refusal::Unrenderable { part: "id", reason });
         }
         self.write_data(view, options.max_data_bytes, &mut letter, scratch);

@@ -199,9 +199,7 @@ impl BoundChannel {
         let class = self.class.as_ref().map_err(ToString::to_string)?;
         for part in &self.template.parts {
             let start = out.len();
-            let printed = part.text(view, out).map_err(|reason| match reason {
-                Unrenderable::Unknown(reason) | Unrenderable::Failed(reason) => reason,
-            })?;
+            let printed = part.text(view, out).map_err(|Unrenderable(reason)| reason)?;
             if printed == Printed::Null {
                 return Ok(Printed::Null);
             }

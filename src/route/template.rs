@@ -180,11 +180,7 @@ pub(super) enum BoundPart {
 
 /// Why a template could not be rendered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Unrenderable {
-    /// The row does not carry a column that it names.
-    Unknown(String),
-    Failed(String),
-}
+pub(super) struct Unrenderable(pub String);
 
 /// Whether a part had something to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,10 +206,7 @@ impl BoundTemplate {
             [BoundPart::Expression { expression, .. }] => match expression.evaluate(view) {
                 Outcome::Known(evaluated) => {
                     write_engine_json(out, &evaluated.value).ok_or_else(|| {
-                        Unrenderable::Failed(format!(
-                            "a {} has no JSON form",
-                            evaluated.value.kind()
-                        ))
+                        Unrenderable(format!("a {} has no JSON form", evaluated.value.kind()))
                     })?;
                 }
                 outcome => return Err(unrenderable(outcome)),
@@ -239,14 +232,14 @@ impl BoundPart {
                 Known::Unknown => return Err(unknown_column(view, *index)),
             },
             BoundPart::NoColumn(name) => {
-                return Err(Unrenderable::Unknown(format!("the table has no column {name}")));
+                return Err(Unrenderable(format!("the table has no column {name}")));
             }
             BoundPart::Expression { expression, minds_null, .. } => {
                 match expression.evaluate(view) {
                     Outcome::Known(evaluated) => {
                         let value = &evaluated.value;
                         write_engine_text(out, value).ok_or_else(|| {
-                            Unrenderable::Failed(format!("a {} has no text form", value.kind()))
+                            Unrenderable(format!("a {} has no text form", value.kind()))
                         })?;
                         let is_null = value.is_none() || value.is_undefined();
                         if is_null || (evaluated.saw_null && !minds_null) {
@@ -280,13 +273,13 @@ pub(super) fn print_variable(variable: Variable, view: &View<'_>, out: &mut Stri
 
 fn unknown_column(view: &View<'_>, index: usize) -> Unrenderable {
     let name = &view.change.relation.columns[index].name;
-    Unrenderable::Unknown(format!("the row does not carry {name}"))
+    Unrenderable(format!("the row does not carry {name}"))
 }
 
 fn unrenderable<T>(outcome: Outcome<T>) -> Unrenderable {
     match outcome {
-        Outcome::Failed(error) => Unrenderable::Failed(describe(&error)),
-        _ => Unrenderable::Unknown("the row does not carry all columns that it reads".to_owned()),
+        Outcome::Failed(error) => Unrenderable(describe(&error)),
+        _ => Unrenderable("the row does not carry all columns that it reads".to_owned()),
     }
 }
 
