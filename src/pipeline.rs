@@ -354,22 +354,35 @@ async fn route(
     mut changes: mpsc::Receiver<Batch>,
     handoffs: mpsc::Sender<Handoff>,
 ) -> Result<(), route::Renamed> {
-    while let Some(batch) = changes.recv().await {
-        let mut handoff = Handoff::default();
-        for item in batch.items() {
-            match item {
-                Item::Change(change) => router.route(&change, &mut handoff.notifications)?,
-                Item::Truncate { relation, .. } => {
-                    warn!(table = %relation.table, "the table was truncated: pages are not told");
-                }
-                Item::Reached(position) => handoff.reached = Some(position),
-            }
-        }
+    let ended = loop {
+        let Some(batch) = changes.recv().await else { break Ok(()) };
+        let handoff = match handoff_of(&mut router, &batch) {
+            Ok(handoff) => handoff,
+            Err(renamed) => break Err(renamed),
+        };
         if handoffs.send(handoff).await.is_err() {
-            break;
+            break Ok(());
+        }
+    };
+    let route::Counts { null_channels, partial } = router.counts;
+    if null_channels + partial > 0 {
+        info!(null_channels, partial, "channels that a NULL left out, payloads sent minimal");
+    }
+    ended
+}
+
+fn handoff_of(router: &mut Router, batch: &Batch) -> Result<Handoff, route::Renamed> {
+    let mut handoff = Handoff::default();
+    for item in batch.items() {
+        match item {
+            Item::Change(change) => router.route(&change, &mut handoff.notifications)?,
+            Item::Truncate { relation, .. } => {
+                warn!(table = %relation.table, "the table was truncated: pages are not told");
+            }
+            Item::Reached(position) => handoff.reached = Some(position),
         }
     }
-    Ok(())
+    Ok(handoff)
 }
 
 /// Waits until `shutdown` is true. A sender that is gone can stop nobody.
