@@ -26,7 +26,7 @@ use crate::change::{Batch, Item, Lsn};
 use crate::deliver::Deliver;
 use crate::notification::Handoff;
 use crate::postgres::{self, Connection, SlotName};
-use crate::route::{Router, Rules};
+use crate::route::{self, Router, Rules};
 use crate::source::wal::{self, Session, SlotChoice};
 
 mod error;
@@ -274,11 +274,12 @@ impl Pipeline<'_> {
                 }
             },
         };
-        // Its input is closed: this only brings a panic to light, which would
+        // Its input is closed. Why it ended before, or that it panicked, would
         // else look like the end of all changes.
-        result_of(routing.await);
+        let routed = result_of(routing.await);
 
         let was_stopped = deadline.is_some();
+        let failure = failure.or_else(|| routed.err().map(Error::Renamed));
         match (failure, source_ended) {
             (Some(failure), _) => Err(failure),
             (None, Err(error)) if !was_stopped => Err(error.into()),
@@ -334,26 +335,44 @@ async fn watch_database(connection: Connection, options: &Options, told: &mut To
 }
 
 /// Turns each batch of changes into its notifications.
+///
+/// # Errors
+/// With the batch of the first change that must not be passed over: nothing of
+/// it is handed on, so the position stays before it.
 async fn route(
     mut router: Router,
     mut changes: mpsc::Receiver<Batch>,
     handoffs: mpsc::Sender<Handoff>,
-) {
-    while let Some(batch) = changes.recv().await {
-        let mut handoff = Handoff::default();
-        for item in batch.items() {
-            match item {
-                Item::Change(change) => router.route(&change, &mut handoff.notifications),
-                Item::Truncate { relation, .. } => {
-                    warn!(table = %relation.table, "the table was truncated: pages are not told");
-                }
-                Item::Reached(position) => handoff.reached = Some(position),
-            }
-        }
+) -> Result<(), route::Renamed> {
+    let ended = loop {
+        let Some(batch) = changes.recv().await else { break Ok(()) };
+        let handoff = match handoff_of(&mut router, &batch) {
+            Ok(handoff) => handoff,
+            Err(renamed) => break Err(renamed),
+        };
         if handoffs.send(handoff).await.is_err() {
-            return;
+            break Ok(());
+        }
+    };
+    let route::Counts { null_channels, partial } = router.counts;
+    if null_channels + partial > 0 {
+        info!(null_channels, partial, "channels that a NULL left out, payloads sent minimal");
+    }
+    ended
+}
+
+fn handoff_of(router: &mut Router, batch: &Batch) -> Result<Handoff, route::Renamed> {
+    let mut handoff = Handoff::default();
+    for item in batch.items() {
+        match item {
+            Item::Change(change) => router.route(&change, &mut handoff.notifications)?,
+            Item::Truncate { relation, .. } => {
+                warn!(table = %relation.table, "the table was truncated: pages are not told");
+            }
+            Item::Reached(position) => handoff.reached = Some(position),
         }
     }
+    Ok(handoff)
 }
 
 /// Waits until `shutdown` is true. A sender that is gone can stop nobody.

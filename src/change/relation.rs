@@ -24,6 +24,9 @@ impl fmt::Display for TableName {
 pub struct Relation {
     pub oid: u32,
     pub table: TableName,
+    /// What the catalog calls it now, if something else: rows may be older than
+    /// their table's name.
+    pub renamed: Option<TableName>,
     pub columns: Vec<Column>,
     pub identity: ReplicaIdentity,
     /// Indexes into `columns`, in key order; empty without a primary key.

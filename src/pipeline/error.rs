@@ -7,6 +7,7 @@ use super::{Refused, Slot};
 use crate::chain;
 use crate::deliver;
 use crate::postgres::ConnectError;
+use crate::route;
 use crate::source::wal;
 use crate::source::wal::connection;
 
@@ -22,6 +23,8 @@ pub enum Error {
     #[error(transparent)]
     Source(#[from] wal::Error),
     #[error(transparent)]
+    Renamed(#[from] route::Renamed),
+    #[error(transparent)]
     Deliver(#[from] deliver::Error),
     #[error("Postgres closed the connection")]
     Disconnected(#[source] Option<tokio_postgres::Error>),
@@ -34,7 +37,7 @@ impl Error {
             Error::Connect(error) => error.is_transient(),
             Error::Inspect(error) => error.code().is_none_or(passes),
             Error::Disconnected(_) => true,
-            Error::Refused(_) | Error::Deliver(_) => false,
+            Error::Refused(_) | Error::Renamed(_) | Error::Deliver(_) => false,
             Error::Source(error) => error.is_transient(),
         }
     }
@@ -55,6 +58,7 @@ impl Error {
             Error::Source(_)
             | Error::Connect(_)
             | Error::Inspect(_)
+            | Error::Renamed(_)
             | Error::Deliver(_)
             | Error::Disconnected(_) => true,
         }
@@ -66,6 +70,7 @@ impl Error {
             Error::Connect(error) => error.hint(),
             Error::Source(error) => error.hint(),
             Error::Refused(refused) => refused.hint(),
+            Error::Renamed(renamed) => Some(renamed.hint()),
             Error::Inspect(_) | Error::Disconnected(_) | Error::Deliver(_) => None,
         }
     }

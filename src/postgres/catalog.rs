@@ -208,6 +208,7 @@ fn table(rows: &[Row]) -> Result<Table, Error> {
                 head.try_get::<_, String>("schema")?,
                 head.try_get::<_, String>("name")?,
             ),
+            renamed: None,
             columns,
             identity: match head.try_get::<_, i8>("identity")? as u8 {
                 b'd' => ReplicaIdentity::Default,

@@ -14,7 +14,7 @@ use super::template::{BoundTemplate, Part, Unrenderable};
 use super::value::{write_json, write_string};
 use super::view::{Known, Names, Scope, Side, View};
 use super::{Oversize, SoftDelete};
-use crate::change::{Change, Operation, Relation};
+use crate::change::{Change, Operation, Relation, TableName};
 use crate::notification::{Action, ChannelName, Notification, Refusal, escaped_len};
 
 #[derive(Debug)]
@@ -60,16 +60,17 @@ struct Letter {
 
 impl BoundRule {
     pub(super) fn new(rule: &Rule, relation: &Relation) -> BoundRule {
+        let table = rule.table_of(relation).unwrap_or(&relation.table);
         let entity: Arc<str> = match &rule.entity {
             Some(entity) => entity.clone(),
-            None => names::entity(&relation.table.name).into(),
+            None => names::entity(&table.name).into(),
         };
         let studly = names::studly(&entity).into();
         let print = |part: &Part| match part {
             Part::Variable(Variable::Entity) => Some(entity.to_string()),
             Part::Variable(Variable::EntityStudly) => Some(names::studly(&entity)),
-            Part::Variable(Variable::Table) => Some(relation.table.name.to_string()),
-            Part::Variable(Variable::Schema) => Some(relation.table.schema.to_string()),
+            Part::Variable(Variable::Table) => Some(table.name.to_string()),
+            Part::Variable(Variable::Schema) => Some(table.schema.to_string()),
             _ => None,
         };
         let condition = |expression| BoundExpression::new(expression, relation);
@@ -97,8 +98,17 @@ impl BoundRule {
                 (None, SoftDelete::Column(_)) => BoundSoftDelete::Unknown,
                 (None, _) => BoundSoftDelete::None,
             },
-            names: Names { entity: entity.clone(), studly },
+            names: Names { entity: entity.clone(), studly, table: table.clone() },
         }
+    }
+
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// The name by which the rule takes the relation.
+    pub(super) fn table(&self) -> &TableName {
+        &self.names.table
     }
 
     /// Appends what the rule says about the change.
@@ -222,11 +232,11 @@ impl BoundRule {
             }
             Known::Unknown => {
                 let name = &relation.columns[column].name;
-                Err(Unrenderable::Unknown(format!("the row does not carry {name}")))
+                Err(Unrenderable(format!("the row does not carry {name}")))
             }
         };
         match &**columns {
-            [] => Err(Unrenderable::Unknown("the table has no primary key".to_owned())),
+            [] => Err(Unrenderable("the table has no primary key".to_owned())),
             [column] => write(*column, out),
             columns => {
                 for (index, column) in columns.iter().enumerate() {
@@ -271,9 +281,8 @@ impl BoundRule {
             return letter;
         }
         scratch.id.clear();
-        if let Err(reason) = self.write_id(view, &mut scratch.id) {
+        if let Err(Unrenderable(reason)) = self.write_id(view, &mut scratch.id) {
             scratch.id.replace_range(.., "null");
-            let (Unrenderable::Unknown(reason) | Unrenderable::Failed(reason)) = reason;
             letter.refusal = Some(Refusal::Unrenderable { part: "id", reason });
         }
         self.write_data(view, options.max_data_bytes, &mut letter, scratch);

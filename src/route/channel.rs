@@ -50,6 +50,9 @@ const CLASSES: [ChannelClass; 7] = [
     ChannelClass::PresenceCache,
 ];
 
+const DOT: &str = "a value has '.', which only an expression that ends in `| dotted` brings into a \
+                   channel name";
+
 /// What the literal beginning of a name says about its class, `open` if a value
 /// follows. A value may still lengthen `private-` to `private-cache-`, which is
 /// seen when it is rendered; but it must not make a public name a private one.
@@ -196,21 +199,23 @@ impl BoundChannel {
         let class = self.class.as_ref().map_err(ToString::to_string)?;
         for part in &self.template.parts {
             let start = out.len();
-            let printed = part.text(view, out).map_err(|reason| match reason {
-                Unrenderable::Unknown(reason) | Unrenderable::Failed(reason) => reason,
-            })?;
+            let printed = part.text(view, out).map_err(|Unrenderable(reason)| reason)?;
             if printed == Printed::Null {
                 return Ok(Printed::Null);
             }
             let dots = match part {
                 BoundPart::Text(_) | BoundPart::Variable(_) => continue,
-                BoundPart::Expression { filters_dots, .. } => *filters_dots,
+                BoundPart::Expression { dotted, .. } => *dotted,
                 _ => false,
             };
             let allowed =
                 |c: char| c.is_ascii() && ChannelName::allows(c as u8) && (dots || c != '.');
-            if let Some(bad) = out[start..].chars().find(|c| !allowed(*c)) {
-                return Err(format!("a value has {bad:?}, which may not be in a channel name"));
+            match out[start..].chars().find(|c| !allowed(*c)) {
+                None => {}
+                Some('.') => return Err(DOT.to_owned()),
+                Some(bad) => {
+                    return Err(format!("a value has {bad:?}, which may not be in a channel name"));
+                }
             }
         }
         if ChannelClass::of(out) != *class {

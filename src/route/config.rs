@@ -23,7 +23,10 @@ pub struct Config {
     pub id: Option<String>,
     /// Of `created`, `updated`, `deleted`, `restored`. Default: all.
     pub on: Option<Vec<Action>>,
-    /// Templates, rendered from the row as it was and as it is.
+    /// Templates, rendered from the row as it was and as it is. A value with a
+    /// dot, or with what no channel may hold, is refused; dots come only from an
+    /// expression that as a whole ends in `| dotted`, as in
+    /// `{{ (type ~ '.' ~ id) | dotted }}`.
     pub channels: OneOrMany<String>,
     /// A template or several, each a notification of its own on every channel.
     /// Default: `"{{ Entity }}{{ Action }}"`.

@@ -53,9 +53,7 @@ impl BoundEvent {
                 let mut name = String::new();
                 for part in &template.parts {
                     // NULL prints nothing: the rest still names the event.
-                    part.text(view, &mut name).map_err(|reason| match reason {
-                        Unrenderable::Unknown(reason) | Unrenderable::Failed(reason) => reason,
-                    })?;
+                    part.text(view, &mut name).map_err(|Unrenderable(reason)| reason)?;
                 }
                 // Without the name: it holds what the row says.
                 name.parse().map_err(|error: EventNameError| error.to_string())

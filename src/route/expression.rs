@@ -57,8 +57,8 @@ impl Variable {
             Variable::EntityStudly => Value::from(&*view.names.studly),
             Variable::Action => Value::from(view.action.name()),
             Variable::ActionStudly => Value::from(view.action.studly_name()),
-            Variable::Table => Value::from(&*view.change.relation.table.name),
-            Variable::Schema => Value::from(&*view.change.relation.table.schema),
+            Variable::Table => Value::from(&*view.names.table.name),
+            Variable::Schema => Value::from(&*view.names.table.schema),
             Variable::Changed => Value::from_iter(view.changed()?),
             Variable::At => Value::from(view.change.transaction.at.to_string()),
         })

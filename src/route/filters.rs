@@ -8,7 +8,9 @@ use minijinja::{Error, ErrorKind, Value};
 
 use super::moment;
 
-/// A class name with dots: `App\Models\Post` is `App.Models.Post`.
+/// A class name with dots: `App\Models\Post` is `App.Models.Post`. The one filter
+/// that brings dots into a channel's name, and so lets a value choose among all
+/// channels below.
 pub(super) fn dotted(text: Cow<'_, str>) -> String {
     text.trim_start_matches('\\').replace('\\', ".")
 }

@@ -40,6 +40,26 @@ pub(super) fn filters(source: &str) -> Vec<String> {
     bare.split('|').skip(1).filter_map(first_word).collect()
 }
 
+/// The filter that all of the expression goes through last: `lower` of
+/// `(a ~ b) | lower`. Filters bind tighter than operators, so `a ~ b | lower`
+/// has none: `a` does not go through it.
+pub(super) fn last_filter(source: &str) -> Option<String> {
+    let outline = outline(source);
+    let (operand, filter) = outline.rsplit_once('|')?;
+    let is_operator = |word: &str| ["and", "else", "if", "in", "is", "not", "or"].contains(&word);
+    let is_plain = |word: &str| {
+        (is_identifier(word) && !is_operator(word)) || word.bytes().all(|b| b.is_ascii_digit())
+    };
+    let has_no_sign =
+        operand.chars().all(|c| c.is_alphanumeric() || c.is_whitespace() || "_.|()".contains(c));
+    if !has_no_sign || !words(operand).iter().all(|word| is_plain(word)) {
+        return None;
+    }
+    let filter = filter.trim();
+    let name = filter.strip_suffix("()").unwrap_or(filter).trim_end();
+    is_identifier(name).then(|| name.to_owned())
+}
+
 /// Names after `is` and `is not`.
 pub(super) fn tests(source: &str) -> Vec<String> {
     let words = words(source);
@@ -76,6 +96,10 @@ fn first_word(text: &str) -> Option<String> {
 
 /// The source with nothing in place of its quoted strings.
 fn unquoted(source: &str) -> String {
+    with_quotes_as(source, "")
+}
+
+fn with_quotes_as(source: &str, stand_in: &str) -> String {
     let mut quote = None;
     let mut escaped = false;
     let mut bare = String::with_capacity(source.len());
@@ -85,11 +109,34 @@ fn unquoted(source: &str) -> String {
             Some(_) if character == '\\' => escaped = true,
             Some(open) if character == open => quote = None,
             Some(_) => {}
-            None if character == '"' || character == '\'' => quote = Some(character),
+            None if character == '"' || character == '\'' => {
+                quote = Some(character);
+                bare.push_str(stand_in);
+            }
             None => bare.push(character),
         }
     }
     bare
+}
+
+/// The source with `()` in place of its quoted strings and of all in brackets.
+fn outline(source: &str) -> String {
+    let mut depth = 0_usize;
+    let mut outline = String::with_capacity(source.len());
+    for character in with_quotes_as(source, "()").chars() {
+        let was_outside = depth == 0;
+        match character {
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        match (was_outside, depth == 0) {
+            (true, true) => outline.push(character),
+            (true, false) => outline.push_str("()"),
+            (false, _) => {}
+        }
+    }
+    outline
 }
 
 /// Dotted names that stand before a `[`.
@@ -130,5 +177,36 @@ mod tests {
         assert!(!computes("a | number_format(decimals=2) ~ ' - '"));
         let found: Vec<&str> = tags("a {{ b }} c {% if d %} e").collect();
         assert_eq!(found, [" b ", " if d "]);
+    }
+
+    #[test]
+    fn the_last_filter_is_one_that_all_goes_through() {
+        for (source, expected) in [
+            ("a | dotted", Some("dotted")),
+            ("a|lower|dotted()", Some("dotted")),
+            ("new.a['x|y'] | replace('/', '.') | dotted", Some("dotted")),
+            ("(a ~ b) | dotted", Some("dotted")),
+            ("(a if b else c)|dotted", Some("dotted")),
+            ("a | dotted | replace('.', '-')", Some("replace")),
+            ("a | dotted | upper", Some("upper")),
+            ("a ~ b | dotted", None),
+            ("a~b|dotted", None),
+            ("a ~ (b | dotted)", None),
+            ("(a | dotted) ~ b", None),
+            ("a | dotted ~ b", None),
+            ("a if b else c | dotted", None),
+            ("a if(b)else(c)|dotted", None),
+            ("'x'if(a)else(c)|dotted", None),
+            ("a or b | dotted", None),
+            ("a.0or(b)|dotted", None),
+            ("a or'|'|dotted", None),
+            ("not a | dotted", None),
+            ("a | dotted if b", None),
+            ("[a, b | dotted] | join", Some("join")),
+            ("a ~ ' | dotted'", None),
+            ("a", None),
+        ] {
+            assert_eq!(last_filter(source).as_deref(), expected, "{source}");
+        }
     }
 }

@@ -35,5 +35,5 @@ pub use config::{Config, Data, OneOrMany, Oversize, SoftDelete};
 pub use needs::TableNeeds;
 pub use pattern::{ParsePatternError, TablePattern};
 pub use problem::{Problem, Severity};
-pub use router::{Counts, Router};
+pub use router::{Counts, Renamed, Router};
 pub use rule::{Options, Rules};

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use super::Rules;
 use super::bound::BoundRule;
-use crate::change::{Change, Relation};
+use crate::change::{Change, Relation, TableName};
 use crate::notification::Notification;
 
 /// The rules at work on one session's relations.
@@ -20,6 +20,23 @@ pub struct Router {
 struct Table {
     relation: Arc<Relation>,
     rules: Vec<BoundRule>,
+}
+
+/// A table got a name that a rule does not take, which took it before. To pass
+/// over its changes would be silent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("rule {rule} takes {from}, which is called {to} now; changes are held back, not lost")]
+pub struct Renamed {
+    pub rule: Arc<str>,
+    pub from: TableName,
+    pub to: TableName,
+}
+
+impl Renamed {
+    /// What to do about it.
+    pub fn hint(&self) -> String {
+        format!("table = \"{}\" in rule {}, then restart", self.to, self.rule)
+    }
 }
 
 /// Buffers that are kept from change to change.
@@ -50,19 +67,60 @@ impl Router {
         }
     }
 
+    /// Takes the tables as the catalog has them at a session's start, so that
+    /// one that is renamed before its first change is seen as renamed too.
+    pub fn learn(&mut self, catalog: &[Relation]) {
+        for relation in catalog {
+            let rules = self.rules.bind(relation);
+            if !rules.is_empty() {
+                let table = Table { relation: Arc::new(relation.clone()), rules };
+                self.tables.insert(relation.oid, table);
+            }
+        }
+    }
+
     /// Appends what the rules say about the change, in the rules' order.
-    pub fn route(&mut self, change: &Change<'_>, out: &mut Vec<Notification>) {
+    ///
+    /// # Errors
+    /// At every change of a table that a rule lost by its new name.
+    pub fn route(
+        &mut self,
+        change: &Change<'_>,
+        out: &mut Vec<Notification>,
+    ) -> Result<(), Renamed> {
         let Router { rules, tables, scratch, counts } = self;
         let relation = change.relation;
         let table = match tables.get_mut(&relation.oid) {
             Some(table) if Arc::ptr_eq(&table.relation, relation) => table,
             _ => {
                 let table = Table { relation: relation.clone(), rules: rules.bind(relation) };
+                if let Some(before) = tables.get(&relation.oid) {
+                    before.may_become(&table)?;
+                }
                 tables.entry(relation.oid).insert_entry(table).into_mut()
             }
         };
         for rule in &table.rules {
             rule.announce(change, &rules.options, scratch, counts, out);
+        }
+        Ok(())
+    }
+}
+
+impl Table {
+    fn may_become(&self, described: &Table) -> Result<(), Renamed> {
+        let (before, now) = (&self.relation, &described.relation);
+        if before.table == now.table && before.renamed == now.renamed {
+            return Ok(());
+        }
+        let is_kept = |rule: &&BoundRule| described.rules.iter().any(|r| r.name() == rule.name());
+        match self.rules.iter().find(|rule| !is_kept(rule)) {
+            None => Ok(()),
+            Some(lost) => Err(Renamed {
+                rule: lost.name().clone(),
+                from: lost.table().clone(),
+                to: now.renamed.as_ref().unwrap_or(&now.table).clone(),
+            }),
         }
     }
 }

@@ -89,11 +89,19 @@ impl Rule {
         self.tables.iter().any(|pattern| pattern.matches(table))
     }
 
-    /// Whether it announces the relation's rows. What only a glob takes, and
-    /// has no key to name its rows by, is left alone.
+    /// Whether it announces the relation's rows.
     pub(super) fn applies(&self, relation: &Relation) -> bool {
+        self.table_of(relation).is_some()
+    }
+
+    /// The name by which it takes the relation, if it announces its rows: the
+    /// one that they were written under, or else the one that the table has now,
+    /// so that a rule that was changed with it takes the rows from before. What
+    /// only a glob takes, and has no key to name its rows by, is left alone.
+    pub(super) fn table_of<'a>(&self, relation: &'a Relation) -> Option<&'a TableName> {
         let has_id = self.id.is_some() || !relation.primary_key.is_empty();
-        self.takes(&relation.table) && (has_id || self.names(&relation.table))
+        let mut names = [Some(&relation.table), relation.renamed.as_ref()].into_iter().flatten();
+        names.find(|table| self.takes(table) && (has_id || self.names(table)))
     }
 
     /// Whether `table` names it, not only a glob.

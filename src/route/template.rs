@@ -5,7 +5,7 @@ use std::sync::Arc;
 use minijinja::Error;
 
 use super::expression::{Block, BoundBlock, BoundExpression, Expression, Outcome, Reads, Variable};
-use super::lex::{closing, is_identifier, words};
+use super::lex::{closing, is_identifier, last_filter, words};
 use super::value::{write_engine_json, write_engine_text, write_json, write_string, write_text};
 use super::view::{Known, Scope, View};
 use crate::change::{Kind, Relation};
@@ -24,8 +24,11 @@ pub(super) enum Part {
         expression: Arc<Expression>,
         /// Whether it says itself what NULL becomes.
         minds_null: bool,
-        /// Whether it filters what a channel may not hold.
-        filters_dots: bool,
+        /// Whether the rule asks for dots, which else let a value reach into
+        /// another channel (`private-posts.7` and a slug `7.admins`): all of the
+        /// expression, not only an operand of it, goes through `dotted` last.
+        /// `replace` needs no leave: what it leaves of dots is the value's own.
+        dotted: bool,
     },
     Block(Arc<Block>),
 }
@@ -126,7 +129,7 @@ impl Part {
         Ok(Part::Expression {
             expression: Arc::new(expression),
             minds_null: has(&["if", "or", "and", "is", "default", "d"]),
-            filters_dots: source.contains('|') && has(&["dotted", "replace"]),
+            dotted: last_filter(source).as_deref() == Some("dotted"),
         })
     }
 
@@ -140,10 +143,10 @@ impl Part {
                 }
                 None => BoundPart::NoColumn(name.clone()),
             },
-            Part::Expression { expression, minds_null, filters_dots } => BoundPart::Expression {
+            Part::Expression { expression, minds_null, dotted } => BoundPart::Expression {
                 expression: BoundExpression::new(expression, relation),
                 minds_null: *minds_null,
-                filters_dots: *filters_dots,
+                dotted: *dotted,
             },
             Part::Block(block) => BoundPart::Block(BoundBlock::new(block, relation)),
         }
@@ -170,18 +173,14 @@ pub(super) enum BoundPart {
     Expression {
         expression: BoundExpression,
         minds_null: bool,
-        filters_dots: bool,
+        dotted: bool,
     },
     Block(BoundBlock),
 }
 
 /// Why a template could not be rendered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Unrenderable {
-    /// The row does not carry a column that it names.
-    Unknown(String),
-    Failed(String),
-}
+pub(super) struct Unrenderable(pub String);
 
 /// Whether a part had something to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,10 +206,7 @@ impl BoundTemplate {
             [BoundPart::Expression { expression, .. }] => match expression.evaluate(view) {
                 Outcome::Known(evaluated) => {
                     write_engine_json(out, &evaluated.value).ok_or_else(|| {
-                        Unrenderable::Failed(format!(
-                            "a {} has no JSON form",
-                            evaluated.value.kind()
-                        ))
+                        Unrenderable(format!("a {} has no JSON form", evaluated.value.kind()))
                     })?;
                 }
                 outcome => return Err(unrenderable(outcome)),
@@ -236,14 +232,14 @@ impl BoundPart {
                 Known::Unknown => return Err(unknown_column(view, *index)),
             },
             BoundPart::NoColumn(name) => {
-                return Err(Unrenderable::Unknown(format!("the table has no column {name}")));
+                return Err(Unrenderable(format!("the table has no column {name}")));
             }
             BoundPart::Expression { expression, minds_null, .. } => {
                 match expression.evaluate(view) {
                     Outcome::Known(evaluated) => {
                         let value = &evaluated.value;
                         write_engine_text(out, value).ok_or_else(|| {
-                            Unrenderable::Failed(format!("a {} has no text form", value.kind()))
+                            Unrenderable(format!("a {} has no text form", value.kind()))
                         })?;
                         let is_null = value.is_none() || value.is_undefined();
                         if is_null || (evaluated.saw_null && !minds_null) {
@@ -268,8 +264,8 @@ pub(super) fn print_variable(variable: Variable, view: &View<'_>, out: &mut Stri
         Variable::EntityStudly => out.push_str(&view.names.studly),
         Variable::Action => out.push_str(view.action.name()),
         Variable::ActionStudly => out.push_str(view.action.studly_name()),
-        Variable::Table => out.push_str(&view.change.relation.table.name),
-        Variable::Schema => out.push_str(&view.change.relation.table.schema),
+        Variable::Table => out.push_str(&view.names.table.name),
+        Variable::Schema => out.push_str(&view.names.table.schema),
         Variable::At => out.push_str(&view.change.transaction.at.to_string()),
         Variable::Changed => unreachable!("`changed` is an expression"),
     }
@@ -277,13 +273,13 @@ pub(super) fn print_variable(variable: Variable, view: &View<'_>, out: &mut Stri
 
 fn unknown_column(view: &View<'_>, index: usize) -> Unrenderable {
     let name = &view.change.relation.columns[index].name;
-    Unrenderable::Unknown(format!("the row does not carry {name}"))
+    Unrenderable(format!("the row does not carry {name}"))
 }
 
 fn unrenderable<T>(outcome: Outcome<T>) -> Unrenderable {
     match outcome {
-        Outcome::Failed(error) => Unrenderable::Failed(describe(&error)),
-        _ => Unrenderable::Unknown("the row does not carry all columns that it reads".to_owned()),
+        Outcome::Failed(error) => Unrenderable(describe(&error)),
+        _ => Unrenderable("the row does not carry all columns that it reads".to_owned()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 
-use crate::change::{Change, Operation, Value};
+use crate::change::{Change, Operation, TableName, Value};
 use crate::notification::Action;
 
 /// Which row a bare column name means.
@@ -35,6 +35,8 @@ pub(super) enum Known<'a> {
 pub(super) struct Names {
     pub entity: Arc<str>,
     pub studly: Box<str>,
+    /// The one that the rule takes.
+    pub table: TableName,
 }
 
 /// One change, seen from one of its rows.

@@ -20,7 +20,10 @@ fn hostile_rules() -> (Rules, Arc<Relation>) {
             "presence-x{{ slug | dotted }}",
             "news.{{ slug | upper }}-{{ id }}",
             "json.{{ props.name }}",
-            "json.{{ props['name'] }}.{{ slug[:4] }}"
+            "json.{{ props['name'] }}.{{ slug[:4] }}",
+            "space.{{ slug | replace(' ', '-') }}",
+            "beside.{{ slug ~ (props.name | replace('.', '-')) }}",
+            "behind.{{ slug ~ props.name | dotted }}"
         ]
         event = ["{{ Entity }}{{ Action }}", "x.{{ slug }}"]
         when = "old.total > 3 or new.total < 7 or props.a.b == 'x'"
@@ -60,6 +63,9 @@ proptest! {
             ("presence-x", "", 0..=99, ChannelClass::Presence),
             ("news.", "", 1..=1, ChannelClass::Public),
             ("json.", "", 1..=2, ChannelClass::Public),
+            ("space.", "", 1..=1, ChannelClass::Public),
+            ("beside.", "", 1..=1, ChannelClass::Public),
+            ("behind.", "", 1..=1, ChannelClass::Public),
         ];
         for notification in notifications(rules, &batch(&relation, old, new)) {
             prop_assert!(!notification.channels.is_empty() || notification.refusal.is_some());

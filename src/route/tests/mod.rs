@@ -9,8 +9,8 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 
 use self::rows::{Table, batch, fields};
-use super::{Config, Options, Router, Rules};
-use crate::change::{Batch, Item, Relation};
+use super::{Config, Options, Renamed, Router, Rules};
+use crate::change::{Batch, Item, Relation, TableName};
 use crate::notification::Notification;
 
 fn posts(columns: &[&str]) -> Arc<Relation> {
@@ -32,7 +32,7 @@ fn route_all(router: &mut Router, batch: &Batch) -> Vec<Notification> {
     let mut told = Vec::new();
     for item in batch.items() {
         if let Item::Change(change) = item {
-            router.route(&change, &mut told);
+            router.route(&change, &mut told).unwrap();
         }
     }
     told
@@ -67,6 +67,79 @@ fn a_relation_that_is_described_anew_is_bound_anew() {
     assert_eq!(told[1].channels[0].as_str(), "y.5");
     assert!(told[1].partial);
     assert_eq!(router.counts.partial, 1);
+}
+
+fn renamed(relation: &Relation, table: &str, now: Option<&str>) -> Arc<Relation> {
+    let name = |name: &str| TableName::new("public", name);
+    Arc::new(Relation { table: name(table), renamed: now.map(name), ..relation.clone() })
+}
+
+#[test]
+fn rows_from_before_a_table_was_renamed_are_told_by_the_rule_that_names_it_now() {
+    let rules = rules(toml::toml! {
+        table = "articles"
+        channels = "{{ table }}.{{ id }}"
+        data = { entity = "{{ [entity] | first }}", table = "{{ table }}" }
+    });
+    let older = renamed(&posts(&["id integer"]), "posts", Some("articles"));
+    assert_eq!(rules.wanted(&older), [true]);
+    let mut router = Router::new(Arc::new(rules));
+    let told = insert(&mut router, &older, r#"{"id":1}"#);
+    assert_eq!(&*told[0].entity, "article");
+    assert_eq!(told[0].event.as_str(), "ArticleCreated");
+    assert_eq!(told[0].channels[0].as_str(), "articles.1");
+    assert_eq!(&*told[0].data, r#"{"entity":"article","table":"articles"}"#);
+    let later = renamed(&older, "articles", None);
+    assert_eq!(insert(&mut router, &later, r#"{"id":1}"#).len(), 1);
+}
+
+#[test]
+fn a_rule_that_names_the_table_of_then_takes_its_rows_under_that_name() {
+    let rules = rules(toml::toml! {
+        table = ["posts", "articles"]
+        channels = "{{ table }}"
+    });
+    let older = renamed(&posts(&["id integer"]), "posts", Some("articles"));
+    let told = insert(&mut Router::new(Arc::new(rules)), &older, r#"{"id":1}"#);
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].channels[0].as_str(), "posts");
+}
+
+#[test]
+fn a_table_that_a_rule_lost_by_its_new_name_is_held_back_at_every_change() {
+    let config = |table: &str| -> Config {
+        toml::from_str(&format!("table = '{table}'\nchannels = 'x'")).unwrap()
+    };
+    let options = Options { timezone: TimeZone::UTC, max_data_bytes: 9_000 };
+    let rules = Rules::compile(vec![config("posts"), config("*")], options).unwrap();
+    let rules = Arc::new(rules);
+    let before = posts(&["id integer"]);
+    let after = renamed(&before, "articles", None);
+    let row = || batch(&after, None, Some(fields(&after, r#"{"id":1}"#)));
+    let try_route = |router: &mut Router, batch: &Batch| {
+        let mut told = Vec::new();
+        let Some(Item::Change(change)) = batch.items().next() else { panic!("a change") };
+        router.route(&change, &mut told).map(|()| told.len())
+    };
+    let lost = Renamed {
+        rule: "posts".into(),
+        from: TableName::new("public", "posts"),
+        to: TableName::new("public", "articles"),
+    };
+
+    let mut router = Router::new(rules.clone());
+    assert_eq!(insert(&mut router, &before, r#"{"id":1}"#).len(), 2);
+    assert_eq!(try_route(&mut router, &row()), Err(lost.clone()));
+    assert_eq!(try_route(&mut router, &row()), Err(lost.clone()));
+    assert!(lost.to_string().contains("posts takes public.posts, which is called public.articles"));
+    assert!(lost.hint().contains("public.articles"));
+
+    let mut quiet = Router::new(rules.clone());
+    quiet.learn(&[(*before).clone()]);
+    assert_eq!(try_route(&mut quiet, &row()), Err(lost));
+
+    let mut new = Router::new(rules);
+    assert_eq!(try_route(&mut new, &row()), Ok(1), "nothing says that it was another");
 }
 
 #[test]

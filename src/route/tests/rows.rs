@@ -60,6 +60,7 @@ impl Table {
         Relation {
             oid: 16_384,
             table: TableName::new(schema, name),
+            renamed: None,
             primary_key: self.primary_key.iter().map(index).collect(),
             identity: replica_identity,
             columns,

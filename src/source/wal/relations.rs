@@ -35,7 +35,7 @@ impl Relations {
     /// Whether the catalog was read before the table became what `message` says.
     pub(super) fn is_news(&self, message: &RelationMessage<'_>) -> bool {
         self.catalog.get(&message.oid).is_none_or(|relation| {
-            *relation.table.name != *message.name
+            relation.table != table(message)
                 || relation.identity != message.identity
                 || message.columns.iter().any(|column| relation.column(column.name).is_none())
         })
@@ -44,15 +44,21 @@ impl Relations {
     /// Replaces what was known of the relation.
     pub(super) fn put(&mut self, message: &RelationMessage<'_>) {
         let catalog = self.catalog.get(&message.oid);
+        let table = table(message);
         let relation = Relation {
             oid: message.oid,
-            table: TableName::new(message.schema, message.name),
+            renamed: catalog.map(|now| &now.table).filter(|now| **now != table).cloned(),
+            table,
             columns: message.columns.iter().map(|c| column(c, message.identity, catalog)).collect(),
             identity: message.identity,
             primary_key: primary_key(message, catalog),
         };
         self.known.insert(message.oid, Arc::new(relation));
     }
+}
+
+fn table(message: &RelationMessage<'_>) -> TableName {
+    TableName::new(message.schema, message.name)
 }
 
 fn column(
@@ -121,6 +127,7 @@ mod tests {
         vec![Relation {
             oid: 20000,
             table: TableName::new("public", "lines"),
+            renamed: None,
             columns: vec![
                 column("order_id", Kind::Integer),
                 column("line", Kind::Integer),
@@ -161,5 +168,23 @@ mod tests {
         let added = [("order_id", 23, true), ("note", 25, true)];
         assert!(relations.is_news(&message(ReplicaIdentity::Full, &added)));
         assert!(Relations::default().is_news(&message(ReplicaIdentity::Full, &same)));
+    }
+
+    #[test]
+    fn a_table_that_has_another_name_by_now_has_both() {
+        let mut relations = Relations::new(catalog());
+        let now = TableName::new("public", "lines");
+        let columns = [("order_id", 23, true), ("line", 23, true), ("price", 1700, true)];
+        for (schema, name) in [("public", "order_lines"), ("shop", "lines")] {
+            let older =
+                RelationMessage { schema, name, ..message(ReplicaIdentity::Full, &columns) };
+            assert!(relations.is_news(&older));
+            relations.put(&older);
+            let relation = relations.get(20000).unwrap();
+            assert_eq!(relation.table, TableName::new(schema, name));
+            assert_eq!(relation.renamed, Some(now.clone()));
+        }
+        relations.put(&message(ReplicaIdentity::Full, &columns));
+        assert_eq!(relations.get(20000).unwrap().renamed, None);
     }
 }
