@@ -2,6 +2,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use rowcast::cli::{self, Cli};
+use tokio::task::JoinError;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -12,7 +13,7 @@ fn main() -> ExitCode {
     }
     let result = tokio::runtime::Runtime::new()
         .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(cli::run(cli)));
+        .and_then(|runtime| runtime.block_on(on_a_worker(cli)));
     let Err(error) = result else { return ExitCode::SUCCESS };
     if logs_json {
         let (causes, hint) = (causes(&error).join(": "), cli::hint(&error));
@@ -21,6 +22,16 @@ fn main() -> ExitCode {
         print_chain(&error);
     }
     ExitCode::from(cli::exit_code(&error))
+}
+
+/// On this thread, which is none of the runtime's workers, each wake-up of a
+/// stage would cost a switch between threads.
+async fn on_a_worker(cli: Cli) -> anyhow::Result<()> {
+    match tokio::spawn(cli::run(cli)).await.map_err(JoinError::try_into_panic) {
+        Ok(result) => result,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Err(Err(_)) => unreachable!("nobody aborts it"),
+    }
 }
 
 #[expect(clippy::print_stderr, reason = "the one place where a failure is printed")]
