@@ -3,6 +3,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use rowcast::chain;
 use rowcast::cli::{self, Cli};
+use tokio::task::JoinError;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -13,7 +14,7 @@ fn main() -> ExitCode {
     }
     let result = tokio::runtime::Runtime::new()
         .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(cli::run(cli)));
+        .and_then(|runtime| runtime.block_on(on_a_worker(cli)));
     let Err(error) = result else { return ExitCode::SUCCESS };
     if logs_json {
         let causes = Some(causes(&error).join(": ")).filter(|causes| !causes.is_empty());
@@ -23,6 +24,16 @@ fn main() -> ExitCode {
         print_chain(&error);
     }
     ExitCode::from(cli::exit_code(&error))
+}
+
+/// On this thread, which is none of the runtime's workers, each wake-up of a
+/// stage would cost a switch between threads.
+async fn on_a_worker(cli: Cli) -> anyhow::Result<()> {
+    match tokio::spawn(cli::run(cli)).await.map_err(JoinError::try_into_panic) {
+        Ok(result) => result,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Err(Err(_)) => unreachable!("nobody aborts it"),
+    }
 }
 
 #[expect(clippy::print_stderr, reason = "the one place where a failure is printed")]
