@@ -3,7 +3,6 @@
 mod make_slot;
 mod report;
 
-use anyhow::Context;
 use tokio_postgres::Client;
 
 use super::{Global, rules};
@@ -129,14 +128,15 @@ pub(super) async fn setup(
     }
     if let Some(replication) = replication {
         let lsn = make_slot::make(replication, &database.slot, &own, client).await?;
-        report.made(plan::make_slot(&database.slot).what, format!("slot at {lsn}"));
+        let what = format!("slot {}", database.slot);
+        report.made(what, format!("from {lsn} on Postgres keeps changes for rowcast"));
     }
 
     let after = Snapshot::gather(client, &database.slot, &database.publication).await?;
     let mut findings = check(&after, &expected);
     findings.retain(|finding| remains(finding.kind, plan.makes_slot));
     if database.publish_columns == PublishColumns::Named {
-        report.warning(COLUMN_LISTS_WARNING);
+        report.warning(COLUMN_LISTS_WARNING, None);
     }
     report.findings(&findings);
     report.finish()?;
@@ -176,8 +176,19 @@ pub(super) async fn execute(
         ),
         Wait::ForEnd => tracing::warn!(sql, "still at work, or waiting for old transactions"),
     };
-    statement.execute(client, ATTEMPTS, on_wait).await.with_context(|| {
-        format!("what was done before this stays, and setup can be run again: {}", statement.what)
+    statement.execute(client, ATTEMPTS, on_wait).await.map_err(|error| {
+        let rest = match report.has_changed() {
+            true => "what was changed before this stays",
+            false => "nothing was changed",
+        };
+        let why = match error.lacks_privilege() {
+            true => {
+                "this takes the owner, with CREATE on the database: \
+                 --url postgres://OWNER@HOST/DATABASE"
+            }
+            false => "run it again once the cause is mended",
+        };
+        anyhow::Error::new(error).context(format!("{why} ({rest})"))
     })?;
     report.made(statement.what.clone(), statement.sql.clone());
     Ok(())
