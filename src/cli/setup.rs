@@ -11,6 +11,7 @@ use crate::pipeline::needs_of;
 use crate::postgres::checks::{Expected, Finding, Kind, check};
 use crate::postgres::need::Need;
 use crate::postgres::plan::{self, Identities};
+use crate::postgres::publication::Age;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::statement::{Statement, Wait};
 use crate::postgres::{self, APPLICATION_NAME, Dsn, PublishColumns, identity};
@@ -134,7 +135,9 @@ pub(super) async fn setup(
 
     let after = Snapshot::gather(client, &database.slot, &database.publication).await?;
     let mut findings = check(&after, &expected);
-    findings.retain(|finding| remains(finding.kind, plan.makes_slot));
+    let age = snapshot.publication.map(|publication| publication.age);
+    let in_order = plan.makes_slot || age == Some(Age::OlderThanSlot);
+    findings.retain(|finding| remains(finding.kind, in_order));
     if database.publish_columns == PublishColumns::Named {
         report.warning(COLUMN_LISTS_WARNING, None);
     }
@@ -148,11 +151,12 @@ pub(super) async fn setup(
 }
 
 /// Not what concerns the session of setup itself, or a rowcast that runs; nor a
-/// doubt about the order of what was made in order just now.
-fn remains(kind: Kind, made_slot: bool) -> bool {
+/// doubt about the order of what was made `in_order`: altering the publication
+/// just now has raised it.
+fn remains(kind: Kind, in_order: bool) -> bool {
     match kind {
         Kind::RoleCannotReplicate | Kind::SlotActive => false,
-        Kind::PublicationPerhapsNewer => !made_slot,
+        Kind::PublicationPerhapsNewer => !in_order,
         _ => true,
     }
 }
@@ -183,7 +187,7 @@ pub(super) async fn execute(
         };
         let why = match error.lacks_privilege() {
             true => {
-                "this takes the owner, with CREATE on the database: \
+                "this takes the owner of the tables, with CREATE on the database: \
                  --url postgres://OWNER@HOST/DATABASE"
             }
             false => "run it again once the cause is mended",
