@@ -3,7 +3,6 @@
 mod make_slot;
 mod report;
 
-use anyhow::Context;
 use tokio_postgres::Client;
 
 use super::{Global, rules};
@@ -12,6 +11,7 @@ use crate::pipeline::needs_of;
 use crate::postgres::checks::{Expected, Finding, Kind, check};
 use crate::postgres::need::Need;
 use crate::postgres::plan::{self, Identities};
+use crate::postgres::publication::Age;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::statement::{Statement, Wait};
 use crate::postgres::{self, APPLICATION_NAME, Dsn, PublishColumns, identity};
@@ -129,14 +129,17 @@ pub(super) async fn setup(
     }
     if let Some(replication) = replication {
         let lsn = make_slot::make(replication, &database.slot, &own, client).await?;
-        report.made(plan::make_slot(&database.slot).what, format!("slot at {lsn}"));
+        let what = format!("slot {}", database.slot);
+        report.made(what, format!("from {lsn} on Postgres keeps changes for rowcast"));
     }
 
     let after = Snapshot::gather(client, &database.slot, &database.publication).await?;
     let mut findings = check(&after, &expected);
-    findings.retain(|finding| remains(finding.kind, plan.makes_slot));
+    let age = snapshot.publication.map(|publication| publication.age);
+    let in_order = plan.makes_slot || age == Some(Age::OlderThanSlot);
+    findings.retain(|finding| remains(finding.kind, in_order));
     if database.publish_columns == PublishColumns::Named {
-        report.warning(COLUMN_LISTS_WARNING);
+        report.warning(COLUMN_LISTS_WARNING, None);
     }
     report.findings(&findings);
     report.finish()?;
@@ -148,11 +151,12 @@ pub(super) async fn setup(
 }
 
 /// Not what concerns the session of setup itself, or a rowcast that runs; nor a
-/// doubt about the order of what was made in order just now.
-fn remains(kind: Kind, made_slot: bool) -> bool {
+/// doubt about the order of what was made `in_order`: altering the publication
+/// just now has raised it.
+fn remains(kind: Kind, in_order: bool) -> bool {
     match kind {
         Kind::RoleCannotReplicate | Kind::SlotActive => false,
-        Kind::PublicationPerhapsNewer => !made_slot,
+        Kind::PublicationPerhapsNewer => !in_order,
         _ => true,
     }
 }
@@ -176,8 +180,19 @@ pub(super) async fn execute(
         ),
         Wait::ForEnd => tracing::warn!(sql, "still at work, or waiting for old transactions"),
     };
-    statement.execute(client, ATTEMPTS, on_wait).await.with_context(|| {
-        format!("what was done before this stays, and setup can be run again: {}", statement.what)
+    statement.execute(client, ATTEMPTS, on_wait).await.map_err(|error| {
+        let rest = match report.has_changed() {
+            true => "what was changed before this stays",
+            false => "nothing was changed",
+        };
+        let why = match error.lacks_privilege() {
+            true => {
+                "this takes the owner of the tables, with CREATE on the database: \
+                 --url postgres://OWNER@HOST/DATABASE"
+            }
+            false => "run it again once the cause is mended",
+        };
+        anyhow::Error::new(error).context(format!("{why} ({rest})"))
     })?;
     report.made(statement.what.clone(), statement.sql.clone());
     Ok(())

@@ -69,11 +69,10 @@ pub(super) async fn teardown(args: &Args, database: &postgres::Config) -> anyhow
         execute(statement, client, &mut report).await?;
     }
     if !plan.identities.is_empty() {
-        report.warning(&format!(
-            "replica identities stay as they are; to set them back where nothing else needs \
-             them:\n           {}",
-            identity::sql(&plan.identities).replace('\n', "\n           ")
-        ));
+        report.warning(
+            "replica identities stay as they are; where nothing else needs them, set them back:",
+            Some(identity::sql(&plan.identities)),
+        );
     }
     report.finish()?;
     Ok(())

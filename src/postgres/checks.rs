@@ -159,13 +159,13 @@ pub fn settings(server: &Server, application_name: &str) -> Vec<Finding> {
         findings.push(Finding::error(
             Kind::WalLevel,
             format!(
-                "wal_level is {}, so the log does not hold row changes: it must be logical, which \
-                 takes effect after a restart of Postgres",
+                "wal_level is {}: it must be logical, which takes effect after a restart of \
+                 Postgres",
                 server.wal_level
             ),
             match server.hosting {
                 Hosting::Own => {
-                    "ALTER SYSTEM SET wal_level = 'logical'; then restart Postgres".to_owned()
+                    "ALTER SYSTEM SET wal_level = 'logical';   -- then restart Postgres".to_owned()
                 }
                 Hosting::Rds => "set rds.logical_replication = 1 in the instance's parameter \
                                  group, then reboot it"
@@ -249,8 +249,8 @@ fn missing_slot(server: &Server, expected: &Expected<'_>) -> Vec<Finding> {
                 server.max_replication_slots
             ),
             format!(
-                "ALTER SYSTEM SET max_replication_slots = {}; then restart Postgres; or drop a \
-                 slot that SELECT * FROM pg_replication_slots shows as unused",
+                "ALTER SYSTEM SET max_replication_slots = {};   -- then restart Postgres\nor drop one \
+                 that nobody uses: SELECT slot_name, active FROM pg_replication_slots;",
                 server.max_replication_slots + 10
             ),
         ));

@@ -239,7 +239,7 @@ fn set_identity(
 
 fn alter(table: &TableName, identity: &str) -> Statement {
     Statement::new(
-        format!("old rows of {table}"),
+        format!("replica identity of {table}"),
         format!("ALTER TABLE {} REPLICA IDENTITY {identity}", quote_table(table)),
     )
 }
@@ -273,13 +273,13 @@ fn index_statements(
                 quote_identifier(&table.schema)
             );
             Statement::concurrently(
-                format!("an index that identifies rows of {table} with what the rules need"),
+                format!("index for the replica identity of {table}"),
                 format!("CREATE UNIQUE INDEX CONCURRENTLY {quoted} ON {target} ({list})"),
                 Some(drop),
             )
         } else {
             Statement::new(
-                format!("the same for {table}, which takes the indexes of its partitions"),
+                format!("index for the replica identity of {table}, of those of its partitions"),
                 format!("CREATE UNIQUE INDEX {quoted} ON {target} ({list})"),
             )
         });
@@ -355,7 +355,7 @@ fn drop_unused(
 fn drop_index(index: &OwnIndex, partitioned: bool) -> Statement {
     let name =
         format!("{}.{}", quote_identifier(&index.table.schema), quote_identifier(&index.name));
-    let what = format!("an index of {} that nothing needs any more", index.table);
+    let what = format!("index of {} that nothing needs any more", index.table);
     if partitioned {
         Statement::new(what, format!("DROP INDEX IF EXISTS {name}"))
     } else {

@@ -34,11 +34,9 @@ pub enum SetupError {
     #[error("{}", lines(.0))]
     Blocked(Vec<Finding>),
     #[error(
-        "the replica identity of {count} must be changed first. rowcast setup --identity does it, \
-         or run this:\n{sql}{why}",
-        count = tables(.0.len()),
+        "{why}rowcast setup --identity changes that, or this does:\n{sql}",
         sql = identities_sql(.0),
-        why = .0.iter().map(|s| format!("\nbecause {}", s.why)).collect::<String>(),
+        why = .0.iter().map(|s| format!("{}\n", s.why)).collect::<String>(),
     )]
     Identity(Vec<Shortfall>),
     #[error(transparent)]
@@ -48,10 +46,6 @@ pub enum SetupError {
 fn lines(findings: &[Finding]) -> String {
     let lines: Vec<String> = findings.iter().map(Finding::to_string).collect();
     lines.join("\n\nerror: ")
-}
-
-fn tables(count: usize) -> String {
-    if count == 1 { "a table".to_owned() } else { format!("{count} tables") }
 }
 
 fn identities_sql(shortfalls: &[Shortfall]) -> String {
@@ -149,7 +143,7 @@ fn blocks(kind: Kind) -> bool {
 pub fn make_slot(slot: &SlotName) -> Statement {
     Statement::new(
         format!(
-            "from here on Postgres keeps changes for rowcast: slot {slot}; waits for open \
+            "slot {slot}: from here on Postgres keeps changes for rowcast; this waits for open \
              transactions"
         ),
         format!(
@@ -199,7 +193,7 @@ pub fn teardown(
         Some(found) => {
             is_droppable(found, snapshot, slot)?;
             Some(Statement::new(
-                format!("Postgres keeps no more changes for rowcast: slot {slot}"),
+                format!("slot {slot}: Postgres keeps no more log for it"),
                 format!("SELECT pg_drop_replication_slot({})", quote_literal(slot.as_str())),
             ))
         }
@@ -211,7 +205,7 @@ pub fn teardown(
     let mut statements = Vec::new();
     match &snapshot.publication {
         Some(_) => statements.push(Statement::new(
-            format!("no changes are sent: publication {publication}"),
+            format!("publication {publication} is gone"),
             format!("DROP PUBLICATION IF EXISTS {}", quote_identifier(publication.as_str())),
         )),
         None => absent.push(format!("publication {publication}")),

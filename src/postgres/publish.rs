@@ -111,7 +111,7 @@ impl Target {
         let quoted = quote_identifier(name.as_str());
         let Some(current) = current else {
             return Ok(vec![Statement::new(
-                format!("which changes are sent to rowcast: publication {name}"),
+                format!("publication {name}: the tables whose changes rowcast gets"),
                 format!(
                     "CREATE PUBLICATION {quoted} FOR TABLE {} WITH ({})",
                     self.table_list(),
@@ -125,7 +125,7 @@ impl Target {
         let mut statements = Vec::new();
         if !self.has_options(server, current) {
             statements.push(Statement::new(
-                format!("what of each change publication {name} sends"),
+                format!("publication {name}: which operations, and under which table's name"),
                 format!("ALTER PUBLICATION {quoted} SET ({})", self.options(server)),
             ));
         }

@@ -6,10 +6,12 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error};
 
+use super::ServerError;
+
 /// A statement of SQL, and what it is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
-    /// What it does, in words, without a full stop.
+    /// What it makes or removes, in words, without a full stop.
     pub what: String,
     /// Without a semicolon.
     pub sql: String,
@@ -48,9 +50,31 @@ pub enum Wait {
 #[derive(Debug, thiserror::Error)]
 pub enum StatementError {
     #[error("another session holds the lock that this needs, also at attempt {attempts}: {sql}")]
-    Locked { sql: String, attempts: u32, source: Error },
+    Locked { sql: String, attempts: u32, source: ServerError },
     #[error("Postgres refuses: {sql}")]
-    Refused { sql: String, source: Error },
+    Refused { sql: String, source: ServerError },
+    #[error("the connection broke at: {sql}")]
+    Lost { sql: String, source: Error },
+}
+
+impl StatementError {
+    fn of(sql: &str, error: Error) -> StatementError {
+        let sql = sql.to_owned();
+        match error.as_db_error() {
+            Some(source) => StatementError::Refused { sql, source: source.into() },
+            None => StatementError::Lost { sql, source: error },
+        }
+    }
+
+    /// Whether another role could do it.
+    pub fn lacks_privilege(&self) -> bool {
+        match self {
+            StatementError::Refused { source, .. } => {
+                *source.code() == SqlState::INSUFFICIENT_PRIVILEGE
+            }
+            StatementError::Locked { .. } | StatementError::Lost { .. } => false,
+        }
+    }
 }
 
 impl Statement {
@@ -94,22 +118,26 @@ impl Statement {
         mut on_wait: impl FnMut(Wait),
     ) -> Result<(), StatementError> {
         const PAUSE: Duration = Duration::from_secs(1);
-        let refused = |source| StatementError::Refused { sql: self.sql.clone(), source };
+        let failed = |error| StatementError::of(&self.sql, error);
         let set_timeout = format!("SET lock_timeout = '{}'", self.lock.timeout());
-        client.batch_execute(&set_timeout).await.map_err(refused)?;
+        client.batch_execute(&set_timeout).await.map_err(failed)?;
         for attempt in 1_u32.. {
             let Err(error) = self.attempt(client, &mut on_wait).await else { break };
             let is_locked = error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
                 || error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED);
             if let Lock::Yields { cleanup: Some(cleanup) } = &self.lock {
-                client.batch_execute(cleanup).await.map_err(refused)?;
+                client.batch_execute(cleanup).await.map_err(failed)?;
             }
             if !is_locked {
-                return Err(refused(error));
+                return Err(failed(error));
             }
             if attempt >= attempts {
-                let sql = self.sql.clone();
-                return Err(StatementError::Locked { sql, attempts, source: error });
+                return Err(match failed(error) {
+                    StatementError::Refused { sql, source } => {
+                        StatementError::Locked { sql, attempts, source }
+                    }
+                    other => other,
+                });
             }
             on_wait(Wait::ForLock);
             sleep(PAUSE).await;

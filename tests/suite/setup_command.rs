@@ -59,7 +59,7 @@ async fn an_identity_is_refused_with_exit_code_1_and_changed_on_request() {
     let rowcast = Rowcast::new(&config(&database.url(), &database, RULE_BY_USER));
     let (code, _, stderr) = ended(&rowcast.start(&["setup"])).await;
     assert_eq!(code, 1, "{stderr}");
-    assert!(stderr.contains("rowcast setup --identity does it"), "{stderr}");
+    assert!(stderr.contains("rowcast setup --identity changes that"), "{stderr}");
     assert!(stderr.contains("REPLICA IDENTITY USING INDEX"), "{stderr}");
     assert_eq!(state(&database).await, "identity d", "nothing was changed");
 
@@ -116,6 +116,25 @@ async fn a_role_without_replication_is_told_before_anything_changes() {
     let (code, _, stderr) = ended(&rowcast.start(&["setup", "--url", &database.url()])).await;
     assert_eq!(code, 1);
     assert!(stderr.contains("REPLICATION"), "{stderr}");
+    assert_eq!(state(&database).await, "identity d");
+    database.psql(&format!("drop role {role}")).await;
+}
+
+#[tokio::test]
+async fn a_role_that_does_not_own_the_tables_is_told_who_may() {
+    let database = with_posts().await;
+    let role = format!("plain_{}", database.name);
+    database.psql(&format!("create role {role} login")).await;
+    let stranger = database.url().replace("postgres@", &format!("{role}@"));
+    let rowcast = Rowcast::new(&config(&database.url(), &database, RULE_BY_USER));
+    let setup = rowcast.start(&["setup", "--identity", "--url", &stranger]);
+    let (code, _, stderr) = ended(&setup).await;
+    assert_eq!(code, 1, "{stderr}");
+    let first = stderr.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
+    assert!(first.contains("--url postgres://OWNER@"), "{stderr}");
+    assert!(first.contains("nothing was changed"), "{stderr}");
+    assert!(stderr.contains("must be owner of table posts"), "{stderr}");
+    assert!(!stderr.contains("db error"), "{stderr}");
     assert_eq!(state(&database).await, "identity d");
     database.psql(&format!("drop role {role}")).await;
 }
@@ -196,7 +215,7 @@ async fn making_the_slot_names_what_it_waits_for_and_gives_up_on_ctrl_c() {
     holder.batch_execute("commit").await.expect("it is open");
     let (code, stdout, stderr) = ended(&setup).await;
     assert_eq!(code, 0, "{stdout}{stderr}");
-    assert!(stdout.contains("slot at "), "{stdout}");
+    assert!(stdout.contains("on Postgres keeps changes for rowcast"), "{stdout}");
 }
 
 #[tokio::test]

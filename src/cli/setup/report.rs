@@ -41,6 +41,10 @@ impl Report {
         self.changed.push(Change { what, how });
     }
 
+    pub(in crate::cli) fn has_changed(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
     /// Was as it should be.
     pub(in crate::cli) fn found(&mut self, what: String) {
         if !self.json {
@@ -49,8 +53,8 @@ impl Report {
         self.unchanged.push(what);
     }
 
-    pub(in crate::cli) fn warning(&mut self, message: &str) {
-        self.judge(Severity::Warning, message.to_owned(), None);
+    pub(in crate::cli) fn warning(&mut self, message: &str, fix: Option<String>) {
+        self.judge(Severity::Warning, message.to_owned(), fix);
     }
 
     pub(in crate::cli) fn findings(&mut self, findings: &[Finding]) {

@@ -32,7 +32,10 @@ pub(super) fn existing_publication(
     if !missing.is_empty() {
         findings.push(Finding::error(
             Kind::PublicationOperations,
-            format!("publication {name} leaves out {}: it is not announced", missing.join(", ")),
+            format!(
+                "publication {name} does not send {}, so that is not announced",
+                missing.join(", ")
+            ),
             format!(
                 "rowcast setup, or: ALTER PUBLICATION {} SET (publish = 'insert, update, delete, \
                  truncate');",
@@ -166,7 +169,7 @@ fn narrowed(
             findings.push(Finding::error(
                 Kind::ColumnList,
                 format!(
-                    "publication {publication} leaves out columns of {name} that rules name: {}",
+                    "publication {publication} does not send columns of {name} that rules name: {}",
                     hidden.join(", ")
                 ),
                 "rowcast setup",
