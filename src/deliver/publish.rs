@@ -9,8 +9,8 @@ use crate::acknowledge::Frontier;
 use crate::change::Position;
 use crate::notification::Handoff;
 
-use super::gate::News;
-use super::lane::Left;
+use super::gate::Transition;
+use super::lane::Settled;
 use super::lanes::{Lanes, Start};
 use super::pusher::{self, Verdict};
 use super::{Error, Limits, RejectedFile};
@@ -52,8 +52,8 @@ impl Publisher {
         self.lanes.forget();
         let mut is_open = true;
         loop {
-            let left = self.lanes.settle();
-            self.leave(left)?;
+            let settled = self.lanes.settle();
+            self.settle(settled)?;
             if let Some(position) = self.frontier.advance() {
                 confirmed.send_replace(Some(position));
             }
@@ -109,26 +109,26 @@ impl Publisher {
             },
         };
         debug!(lane, verdict = verdict.name(), "request ended");
-        let (left, news) = self.lanes.finish(lane, verdict, now());
-        self.leave(left)?;
-        if let Some(news) = news {
-            self.tell(&news);
+        let (settled, transition) = self.lanes.finish(lane, verdict, now());
+        self.settle(settled)?;
+        if let Some(transition) = transition {
+            self.log(&transition);
         }
         Ok(())
     }
 
     /// Writes down what was refused before anything of it is confirmed.
-    fn leave(&mut self, left: Left) -> Result<(), Error> {
-        self.rejected.append(&left.rejected)?;
-        if let Some(first) = left.rejected.first() {
+    fn settle(&mut self, settled: Settled) -> Result<(), Error> {
+        self.rejected.append(&settled.rejected)?;
+        if let Some(first) = settled.rejected.first() {
             warn!(
-                count = left.rejected.len(),
+                count = settled.rejected.len(),
                 rule = &*first.notification.rule,
                 path = %self.rejected.path().display(),
                 "notifications were refused for good, and stand in the file with the reason"
             );
         }
-        for position in left.positions {
+        for position in settled.positions {
             self.frontier.leave(position);
         }
         Ok(())
@@ -147,27 +147,29 @@ impl Publisher {
         has_room
     }
 
-    fn tell(&self, news: &News) {
+    fn log(&self, transition: &Transition) {
         let pending_bytes = self.lanes.pending_bytes();
-        match news {
-            News::Stopped(problem) => error!(
+        match transition {
+            Transition::Stopped(problem) => error!(
                 problem = problem.for_the_log(),
                 hint = problem.hint().unwrap_or("see the server's log"),
                 pending_bytes,
                 "the endpoint takes nothing: delivery pauses, nothing is lost, and Postgres keeps \
                  its WAL until the endpoint accepts again"
             ),
-            News::Resumed { after } => {
+            Transition::Resumed { after } => {
                 info!(?after, pending_bytes, "the endpoint accepts again: delivery goes on");
             }
-            News::Troubled(problem) => warn!(
+            Transition::Troubled(problem) => warn!(
                 problem = problem.for_the_log(),
                 hint = problem.hint().unwrap_or("none needed if it passes"),
                 pending_bytes,
                 "a request failed and is repeated until it is accepted"
             ),
-            News::Recovered { after } => info!(?after, "the endpoint accepts again"),
-            News::EventsOnly => info!("the endpoint has no batch_events: each goes by itself"),
+            Transition::Recovered { after } => info!(?after, "the endpoint accepts again"),
+            Transition::EventsOnly => {
+                info!("the endpoint has no batch_events: each goes by itself")
+            }
         }
     }
 }
