@@ -55,8 +55,8 @@ enum Hold {
 /// What has left a lane.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
-    /// Of each notification that is done with, accepted or refused.
-    pub(super) positions: Vec<Position>,
+    /// Of each notification that was accepted on all its channels.
+    pub(super) accepted: Vec<Position>,
     /// To be written down before its position leaves the frontier.
     pub(super) rejected: Vec<Rejected>,
     /// Their memory.
@@ -243,12 +243,13 @@ impl Lane {
 
     fn pop(&mut self, is_refused: bool, settled: &mut Settled) {
         let notification = self.queue.pop_front().expect("there is a front notification");
-        settled.positions.push(notification.position);
         settled.weight += notification.weight();
         if is_refused {
             let channels = std::mem::take(&mut self.refused_on);
             let reason = std::mem::take(&mut self.reason);
             settled.rejected.push(Rejected { notification, channels, reason });
+        } else {
+            settled.accepted.push(notification.position);
         }
         self.done = 0;
     }

@@ -51,7 +51,7 @@ impl Lanes {
         usize::try_from(lane).expect("it is below the number of lanes")
     }
 
-    /// Memory of what has not been accepted yet.
+    /// Memory of what is not settled yet.
     pub(super) fn pending_bytes(&self) -> usize {
         self.pending_bytes
     }
@@ -258,7 +258,7 @@ mod tests {
         let start = lanes.start(now).expect("the time has come");
         let (settled, transition) = lanes.finish(start.lane, Verdict::Accepted, now);
         assert!(matches!(transition, Some(Transition::Resumed { .. })));
-        assert!(!settled.positions.is_empty());
+        assert!(!settled.accepted.is_empty());
         while let Some(at) = lanes.next_start(now).filter(|_| lanes.start(now).is_none()) {
             assert!(at - now < Duration::from_secs(1), "lanes wait {:?} more", at - now);
             now = at;
@@ -438,7 +438,7 @@ mod tests {
         }
 
         fn leave(&mut self, settled: Settled) {
-            for position in settled.positions {
+            for position in settled.accepted {
                 *self.left.entry(position.value()).or_default() += 1;
             }
             for rejected in settled.rejected {
@@ -446,6 +446,7 @@ mod tests {
                 let is_expected = self.poison.contains(&number) || self.refused.contains(&number);
                 assert!(is_expected, "{number} was given up");
                 self.rejected.insert(number);
+                *self.left.entry(number).or_default() += 1;
             }
         }
 
