@@ -35,7 +35,7 @@ struct Shut {
 
 /// A change that the operator should hear of.
 #[derive(Debug)]
-pub(super) enum News {
+pub(super) enum Transition {
     /// Nothing is taken until somebody changes something, or for another
     /// reason than so far.
     Stopped(Problem),
@@ -105,17 +105,17 @@ impl Gate {
     }
 
     /// `is_calm`: no lane waits for the endpoint any more.
-    pub(super) fn accepted(&mut self, now: Instant, is_calm: bool) -> Option<News> {
+    pub(super) fn accepted(&mut self, now: Instant, is_calm: bool) -> Option<Transition> {
         self.refusals = 0;
         self.not_before = None;
         if let Some(shut) = self.shut.take() {
             self.troubled = None;
-            return Some(News::Resumed { after: now - shut.since });
+            return Some(Transition::Resumed { after: now - shut.since });
         }
         if !is_calm {
             return None;
         }
-        self.troubled.take().map(|since| News::Recovered { after: now - since })
+        self.troubled.take().map(|since| Transition::Recovered { after: now - since })
     }
 
     /// Whether one more notification may be given up.
@@ -131,7 +131,7 @@ impl Gate {
         Problem::RefusedInARow { count: REFUSALS_IN_A_ROW, last: Box::new(last) }
     }
 
-    pub(super) fn stop(&mut self, problem: Problem, now: Instant) -> Option<News> {
+    pub(super) fn stop(&mut self, problem: Problem, now: Instant) -> Option<Transition> {
         let kind = problem.kind();
         match &mut self.shut {
             Some(shut) if shut.problem == kind => return None,
@@ -149,7 +149,7 @@ impl Gate {
                 });
             }
         }
-        Some(News::Stopped(problem))
+        Some(Transition::Stopped(problem))
     }
 
     pub(super) fn failed(
@@ -157,7 +157,7 @@ impl Gate {
         problem: Problem,
         after: Option<Duration>,
         now: Instant,
-    ) -> Option<News> {
+    ) -> Option<Transition> {
         if let Some(after) = after {
             self.not_before = self.not_before.max(Some(now + after));
         }
@@ -165,6 +165,6 @@ impl Gate {
             return None;
         }
         self.troubled = Some(now);
-        Some(News::Troubled(problem))
+        Some(Transition::Troubled(problem))
     }
 }

@@ -54,9 +54,9 @@ enum Hold {
 
 /// What has left a lane.
 #[derive(Debug, Default)]
-pub(super) struct Left {
-    /// Of each notification that is done with, accepted or refused.
-    pub(super) positions: Vec<Position>,
+pub(super) struct Settled {
+    /// Of each notification that was accepted on all its channels.
+    pub(super) accepted: Vec<Position>,
     /// To be written down before its position leaves the frontier.
     pub(super) rejected: Vec<Rejected>,
     /// Their memory.
@@ -132,11 +132,11 @@ impl Lane {
         }
     }
 
-    pub(super) fn accept(&mut self, packed: &Packed, left: &mut Left) {
+    pub(super) fn accept(&mut self, packed: &Packed, settled: &mut Settled) {
         self.suspects = self.suspects.saturating_sub(packed.pairs);
         self.doubts = 0;
         self.backoff.reset();
-        self.advance(packed.pairs, left);
+        self.advance(packed.pairs, settled);
     }
 
     /// Keeps the request for a later try.
@@ -179,18 +179,18 @@ impl Lane {
     }
 
     /// Gives up the front pair.
-    pub(super) fn reject(&mut self, problem: &Problem, left: &mut Left) {
+    pub(super) fn reject(&mut self, problem: &Problem, settled: &mut Settled) {
         self.suspects = 0;
         self.doubts = 0;
         self.backoff.reset();
         let front = self.queue.front().expect("what was refused is still in the lane");
         self.refused_on.push(front.channels[self.done].clone());
         self.reason = problem.to_string();
-        self.advance(1, left);
+        self.advance(1, settled);
     }
 
     /// Takes away what the rules refused, as far as it is at the front.
-    pub(super) fn settle(&mut self, left: &mut Left) {
+    pub(super) fn settle(&mut self, settled: &mut Settled) {
         if matches!(self.state, State::InFlight(_) | State::Abandoned) {
             return;
         }
@@ -199,16 +199,16 @@ impl Lane {
                 Some(refusal) => {
                     self.reason = refusal.to_string();
                     self.refused_on.clone_from(&front.channels);
-                    self.pop(true, left);
+                    self.pop(true, settled);
                 }
-                None if front.channels.is_empty() => self.pop(false, left),
+                None if front.channels.is_empty() => self.pop(false, settled),
                 None => return,
             }
         }
     }
 
     /// The endpoint took a request of another lane.
-    pub(super) fn encourage(&mut self, now: Instant) {
+    pub(super) fn wake(&mut self, now: Instant) {
         if let State::Held { until, hold: Hold::Endpoint, .. } = &mut self.state {
             self.backoff.reset();
             *until = (*until).min(now + self.backoff.next());
@@ -229,7 +229,7 @@ impl Lane {
     }
 
     /// So many pairs at the front are done with.
-    fn advance(&mut self, pairs: usize, left: &mut Left) {
+    fn advance(&mut self, pairs: usize, settled: &mut Settled) {
         self.done += pairs;
         // What the rules refused may have no channel, and leaves by `settle`.
         while let Some(front) = self.queue.front()
@@ -237,19 +237,20 @@ impl Lane {
             && self.done >= front.channels.len()
         {
             let rest = self.done - front.channels.len();
-            self.pop(!self.refused_on.is_empty(), left);
+            self.pop(!self.refused_on.is_empty(), settled);
             self.done = rest;
         }
     }
 
-    fn pop(&mut self, is_refused: bool, left: &mut Left) {
+    fn pop(&mut self, is_refused: bool, settled: &mut Settled) {
         let notification = self.queue.pop_front().expect("there is a front notification");
-        left.positions.push(notification.position);
-        left.weight += notification.weight();
+        settled.weight += notification.weight();
         if is_refused {
             let channels = std::mem::take(&mut self.refused_on);
             let reason = std::mem::take(&mut self.reason);
-            left.rejected.push(Rejected { notification, channels, reason });
+            settled.rejected.push(Rejected { notification, channels, reason });
+        } else {
+            settled.accepted.push(notification.position);
         }
         self.done = 0;
     }

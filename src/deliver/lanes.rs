@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use crate::notification::Notification;
 
-use super::gate::{Admission, Gate, News};
-use super::lane::{Lane, Left};
+use super::gate::{Admission, Gate, Transition};
+use super::lane::{Lane, Settled};
 use super::pusher::{Capacity, Packed, Verdict};
 
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl Lanes {
         usize::try_from(lane).expect("it is below the number of lanes")
     }
 
-    /// Memory of what has not been accepted yet.
+    /// Memory of what is not settled yet.
     pub(super) fn pending_bytes(&self) -> usize {
         self.pending_bytes
     }
@@ -61,13 +61,13 @@ impl Lanes {
     }
 
     /// What the rules refused and is at the front of its lane.
-    pub(super) fn settle(&mut self) -> Left {
-        let mut left = Left::default();
+    pub(super) fn settle(&mut self) -> Settled {
+        let mut settled = Settled::default();
         for lane in &mut self.lanes {
-            lane.settle(&mut left);
+            lane.settle(&mut settled);
         }
-        self.pending_bytes -= left.weight;
-        left
+        self.pending_bytes -= settled.weight;
+        settled
     }
 
     /// The next request that may go out now.
@@ -107,13 +107,13 @@ impl Lanes {
         lane: usize,
         verdict: Verdict,
         now: Instant,
-    ) -> (Left, Option<News>) {
-        let mut left = Left::default();
+    ) -> (Settled, Option<Transition>) {
+        let mut settled = Settled::default();
         self.gate.ended(lane, now);
-        let Some(packed) = self.lanes[lane].finish() else { return (left, None) };
-        let news = self.decide(lane, packed, verdict, now, &mut left);
-        self.pending_bytes -= left.weight;
-        (left, news)
+        let Some(packed) = self.lanes[lane].finish() else { return (settled, None) };
+        let transition = self.decide(lane, packed, verdict, now, &mut settled);
+        self.pending_bytes -= settled.weight;
+        (settled, transition)
     }
 
     fn decide(
@@ -122,14 +122,14 @@ impl Lanes {
         packed: Packed,
         verdict: Verdict,
         now: Instant,
-        left: &mut Left,
-    ) -> Option<News> {
+        settled: &mut Settled,
+    ) -> Option<Transition> {
         let lane = &mut self.lanes[index];
         match verdict {
             Verdict::Accepted => {
-                lane.accept(&packed, left);
+                lane.accept(&packed, settled);
                 for lane in &mut self.lanes {
-                    lane.encourage(now);
+                    lane.wake(now);
                 }
                 let is_calm = !self.lanes.iter().any(Lane::is_held);
                 self.gate.accepted(now, is_calm)
@@ -149,7 +149,7 @@ impl Lanes {
             Verdict::Reject { problem } => {
                 // A notification counts once, however many channels it has.
                 if !self.gate.is_shut() && lane.is_front_refused() || self.gate.may_reject() {
-                    lane.reject(&problem, left);
+                    lane.reject(&problem, settled);
                     return None;
                 }
                 lane.hold(packed, now);
@@ -162,7 +162,7 @@ impl Lanes {
             Verdict::EventsOnly => {
                 let is_new = self.capacity.batch_events > 0;
                 self.capacity.batch_events = 0;
-                is_new.then_some(News::EventsOnly)
+                is_new.then_some(Transition::EventsOnly)
             }
         }
     }
@@ -256,9 +256,9 @@ mod tests {
         assert_eq!(probed.len(), 8, "each lane gets its turn");
         now = lanes.next_start(now).expect("it tries again");
         let start = lanes.start(now).expect("the time has come");
-        let (left, news) = lanes.finish(start.lane, Verdict::Accepted, now);
-        assert!(matches!(news, Some(News::Resumed { .. })));
-        assert!(!left.positions.is_empty());
+        let (settled, transition) = lanes.finish(start.lane, Verdict::Accepted, now);
+        assert!(matches!(transition, Some(Transition::Resumed { .. })));
+        assert!(!settled.accepted.is_empty());
         while let Some(at) = lanes.next_start(now).filter(|_| lanes.start(now).is_none()) {
             assert!(at - now < Duration::from_secs(1), "lanes wait {:?} more", at - now);
             now = at;
@@ -341,8 +341,8 @@ mod tests {
         while !lanes.is_empty() {
             rejected.extend(lanes.settle().rejected);
             if let Some(start) = lanes.start(now) {
-                let left = lanes.finish(start.lane, Verdict::Accepted, now).0;
-                rejected.extend(left.rejected);
+                let settled = lanes.finish(start.lane, Verdict::Accepted, now).0;
+                rejected.extend(settled.rejected);
             }
         }
         let positions: Vec<_> = rejected.iter().map(|r| r.notification.position.value()).collect();
@@ -437,15 +437,16 @@ mod tests {
             }
         }
 
-        fn leave(&mut self, left: Left) {
-            for position in left.positions {
+        fn leave(&mut self, settled: Settled) {
+            for position in settled.accepted {
                 *self.left.entry(position.value()).or_default() += 1;
             }
-            for rejected in left.rejected {
+            for rejected in settled.rejected {
                 let number = rejected.notification.position.value();
                 let is_expected = self.poison.contains(&number) || self.refused.contains(&number);
                 assert!(is_expected, "{number} was given up");
                 self.rejected.insert(number);
+                *self.left.entry(number).or_default() += 1;
             }
         }
 

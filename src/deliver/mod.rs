@@ -13,6 +13,7 @@ mod limits;
 mod publish;
 pub mod pusher;
 mod record;
+mod recorder;
 mod rejected;
 mod stdout;
 

@@ -1,7 +1,7 @@
 use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant as TokioInstant, sleep_until};
 use tracing::{debug, error, info, trace, warn};
 
@@ -9,17 +9,19 @@ use crate::acknowledge::Frontier;
 use crate::change::Position;
 use crate::notification::Handoff;
 
-use super::gate::News;
-use super::lane::Left;
+use super::gate::Transition;
+use super::lane::Settled;
 use super::lanes::{Lanes, Start};
 use super::pusher::{self, Verdict};
+use super::recorder::Recorder;
+use super::rejected::Rejected;
 use super::{Error, Limits, RejectedFile};
 
 /// Sends notifications to the endpoint, and knows which it has accepted.
 #[derive(Debug)]
 pub(super) struct Publisher {
     client: pusher::Client,
-    rejected: RejectedFile,
+    recorder: Recorder,
     frontier: Frontier,
     lanes: Lanes,
     /// How each request ended, with its lane. Requests outlive a session: one
@@ -34,7 +36,7 @@ impl Publisher {
         let lanes = Lanes::new(limits.max_in_flight.get(), client.server().capacity());
         Publisher {
             client,
-            rejected,
+            recorder: Recorder::new(rejected),
             frontier: Frontier::default(),
             lanes,
             in_flight: JoinSet::new(),
@@ -50,10 +52,12 @@ impl Publisher {
     ) -> Result<(), Error> {
         self.frontier = Frontier::default();
         self.lanes.forget();
+        self.recorder.forget();
         let mut is_open = true;
         loop {
-            let left = self.lanes.settle();
-            self.leave(left)?;
+            let settled = self.lanes.settle();
+            self.settle(settled);
+            self.recorder.start();
             if let Some(position) = self.frontier.advance() {
                 confirmed.send_replace(Some(position));
             }
@@ -61,16 +65,18 @@ impl Publisher {
             while let Some(start) = self.lanes.start(now) {
                 self.send(start);
             }
-            if !is_open && self.lanes.is_empty() {
+            if !is_open && self.lanes.is_empty() && self.recorder.is_idle() {
                 return Ok(());
             }
             let has_room = self.has_room();
             let next_start = self.lanes.next_start(now);
             // Some arm is always enabled: without pending notifications there is
-            // room, and else some lane has a request on its way or one to start.
-            // Each is cancel-safe: a queue's `recv`, a `JoinSet`, a timer.
+            // room, and else one is being written down, or some lane has a request
+            // on its way or one to start. Each is cancel-safe: a queue's `recv`, a
+            // `JoinSet`, a timer.
             tokio::select! {
-                Some(ended) = self.in_flight.join_next() => self.finish(ended)?,
+                Some(ended) = self.in_flight.join_next() => self.finish(ended),
+                Some(written) = self.recorder.written() => self.release(&written?),
                 handoff = handoffs.recv(), if is_open && has_room => match handoff {
                     Some(handoff) => self.take(handoff),
                     None => is_open = false,
@@ -97,10 +103,7 @@ impl Publisher {
         self.in_flight.spawn(async move { (lane, client.attempt(packed, is_last_try).await) });
     }
 
-    fn finish(
-        &mut self,
-        ended: Result<(usize, Verdict), tokio::task::JoinError>,
-    ) -> Result<(), Error> {
+    fn finish(&mut self, ended: Result<(usize, Verdict), JoinError>) {
         let (lane, verdict) = match ended {
             Ok(ended) => ended,
             Err(error) => match error.try_into_panic() {
@@ -109,33 +112,42 @@ impl Publisher {
             },
         };
         debug!(lane, verdict = verdict.name(), "request ended");
-        let (left, news) = self.lanes.finish(lane, verdict, now());
-        self.leave(left)?;
-        if let Some(news) = news {
-            self.tell(&news);
+        let (settled, transition) = self.lanes.finish(lane, verdict, now());
+        self.settle(settled);
+        if let Some(transition) = transition {
+            self.log(&transition);
         }
-        Ok(())
     }
 
-    /// Writes down what was refused before anything of it is confirmed.
-    fn leave(&mut self, left: Left) -> Result<(), Error> {
-        self.rejected.append(&left.rejected)?;
-        if let Some(first) = left.rejected.first() {
+    fn settle(&mut self, settled: Settled) {
+        for position in settled.accepted {
+            self.frontier.leave(position);
+        }
+        self.recorder.push(settled.rejected);
+    }
+
+    /// What was refused is durable, so that it may be confirmed.
+    fn release(&mut self, rejected: &[Rejected]) {
+        if let Some(first) = rejected.first() {
             warn!(
-                count = left.rejected.len(),
+                count = rejected.len(),
                 rule = &*first.notification.rule,
-                path = %self.rejected.path().display(),
+                path = %self.recorder.path().display(),
                 "notifications were refused for good, and stand in the file with the reason"
             );
         }
-        for position in left.positions {
-            self.frontier.leave(position);
+        for rejected in rejected {
+            self.frontier.leave(rejected.notification.position);
         }
-        Ok(())
+    }
+
+    /// Memory of what is neither accepted nor durable yet.
+    fn pending_bytes(&self) -> usize {
+        self.lanes.pending_bytes() + self.recorder.pending_bytes()
     }
 
     fn has_room(&mut self) -> bool {
-        let pending_bytes = self.lanes.pending_bytes();
+        let pending_bytes = self.pending_bytes();
         let has_room = pending_bytes == 0 || pending_bytes < self.max_pending_bytes;
         if has_room == self.is_held_back {
             self.is_held_back = !has_room;
@@ -147,27 +159,29 @@ impl Publisher {
         has_room
     }
 
-    fn tell(&self, news: &News) {
-        let pending_bytes = self.lanes.pending_bytes();
-        match news {
-            News::Stopped(problem) => error!(
+    fn log(&self, transition: &Transition) {
+        let pending_bytes = self.pending_bytes();
+        match transition {
+            Transition::Stopped(problem) => error!(
                 problem = problem.for_the_log(),
                 hint = problem.hint().unwrap_or("see the server's log"),
                 pending_bytes,
                 "the endpoint takes nothing: delivery pauses, nothing is lost, and Postgres keeps \
                  its WAL until the endpoint accepts again"
             ),
-            News::Resumed { after } => {
+            Transition::Resumed { after } => {
                 info!(?after, pending_bytes, "the endpoint accepts again: delivery goes on");
             }
-            News::Troubled(problem) => warn!(
+            Transition::Troubled(problem) => warn!(
                 problem = problem.for_the_log(),
                 hint = problem.hint().unwrap_or("none needed if it passes"),
                 pending_bytes,
                 "a request failed and is repeated until it is accepted"
             ),
-            News::Recovered { after } => info!(?after, "the endpoint accepts again"),
-            News::EventsOnly => info!("the endpoint has no batch_events: each goes by itself"),
+            Transition::Recovered { after } => info!(?after, "the endpoint accepts again"),
+            Transition::EventsOnly => {
+                info!("the endpoint has no batch_events: each goes by itself")
+            }
         }
     }
 }

@@ -54,7 +54,7 @@ impl RejectedFile {
         &self.path
     }
 
-    /// Appends and makes durable. Blocks for the disk; refusals are rare.
+    /// Appends and makes durable. Blocks for the disk.
     pub(super) fn append(&mut self, rejected: &[Rejected]) -> Result<(), RejectedError> {
         if rejected.is_empty() {
             return Ok(());

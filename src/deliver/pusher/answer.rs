@@ -59,14 +59,14 @@ pub enum Problem {
     Timeout(Duration),
     #[error("the answer broke off")]
     BrokenOff(#[source] reqwest::Error),
-    #[error("the endpoint answered {code}{said}")]
+    #[error("the endpoint answered {code}{message}")]
     Answered {
         /// The status, or the body's `code` where it has one.
         code: u16,
-        said: Said,
+        message: ServerMessage,
     },
-    #[error("the endpoint answered {status} with an error that has no code{said}")]
-    ErrorWithoutCode { status: u16, said: Said },
+    #[error("the endpoint answered {status} with an error that has no code{message}")]
+    ErrorWithoutCode { status: u16, message: ServerMessage },
     #[error("the endpoint redirects to {location} ({status})")]
     Redirected { status: u16, location: String },
     #[error("the endpoint answered {status} with {what}, which no Pusher-compatible server does")]
@@ -102,20 +102,20 @@ impl fmt::Display for NotAnAnswer {
 /// What the server wrote about an error: short and printable, perhaps nothing.
 /// Prints as `: the words`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Said(String);
+pub struct ServerMessage(String);
 
-impl Said {
+impl ServerMessage {
     const MAX_CHARS: usize = 200;
 
     /// Up to where a server repeats the request's signed query.
-    fn new(text: &str) -> Said {
+    fn new(text: &str) -> ServerMessage {
         let text = text.split("auth_key=").next().unwrap_or_default();
         let printable = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c });
-        Said(printable.take(Self::MAX_CHARS).collect())
+        ServerMessage(printable.take(Self::MAX_CHARS).collect())
     }
 }
 
-impl fmt::Display for Said {
+impl fmt::Display for ServerMessage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() { Ok(()) } else { write!(f, ": {}", self.0) }
     }
@@ -143,7 +143,7 @@ impl Answer<'_> {
             // A redirect that keeps the query has the signature in it.
             let location = self.location.unwrap_or("nowhere");
             let location = location.split(['?', '#']).next().unwrap_or_default();
-            let location = Said::new(location).0;
+            let location = ServerMessage::new(location).0;
             return Err(Problem::Redirected { status, location });
         }
         let body = serde_json::from_slice::<Value>(self.body).ok();
@@ -151,40 +151,40 @@ impl Answer<'_> {
         let code = body.as_ref().and_then(|body| body.get("code")).and_then(Value::as_u64);
         let code = code.and_then(|code| u16::try_from(code).ok().filter(|c| is_error(*c)));
         let succeeded = (200..300).contains(&status);
-        let said = self.said(body.as_ref());
+        let message = self.message(body.as_ref());
         match (succeeded, error.is_some(), &body) {
             (true, true, _) => Err(match code {
-                Some(code) => self.explain(code, said),
-                None => Problem::ErrorWithoutCode { status, said },
+                Some(code) => self.explain(code, message),
+                None => Problem::ErrorWithoutCode { status, message },
             }),
             (true, false, Some(Value::Object(_) | Value::Array(_))) => Ok(()),
             (true, false, _) => Err(Problem::NotAnAnswer { status, what: self.instead_of_json() }),
-            (false, _, _) => Err(self.explain(code.unwrap_or(status), said)),
+            (false, _, _) => Err(self.explain(code.unwrap_or(status), message)),
         }
     }
 
-    fn explain(self, code: u16, said: Said) -> Problem {
+    fn explain(self, code: u16, message: ServerMessage) -> Problem {
         const TOLERATED_SKEW_SECONDS: i64 = 300;
         let date = self.date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
         let skew_seconds = date.map_or(0, |date| self.unix_seconds - date.timestamp().as_second());
         if matches!(code, 401 | 403) && skew_seconds.abs() > TOLERATED_SKEW_SECONDS {
             return Problem::ClockSkew { skew_seconds };
         }
-        Problem::Answered { code, said }
+        Problem::Answered { code, message }
     }
 
-    fn said(self, body: Option<&Value>) -> Said {
+    fn message(self, body: Option<&Value>) -> ServerMessage {
         match body {
             Some(Value::Object(object)) => {
                 let words = ["error", "message"].iter().find_map(|key| object.get(*key)?.as_str());
-                Said::new(words.unwrap_or_default())
+                ServerMessage::new(words.unwrap_or_default())
             }
-            Some(Value::String(text)) => Said::new(text),
-            Some(_) => Said::default(),
-            None if self.instead_of_json() == NotAnAnswer::Text => {
-                Said::new(&String::from_utf8_lossy(&self.body[..self.body.len().min(1000)]))
-            }
-            None => Said::default(),
+            Some(Value::String(text)) => ServerMessage::new(text),
+            Some(_) => ServerMessage::default(),
+            None if self.instead_of_json() == NotAnAnswer::Text => ServerMessage::new(
+                &String::from_utf8_lossy(&self.body[..self.body.len().min(1000)]),
+            ),
+            None => ServerMessage::default(),
         }
     }
 

@@ -11,7 +11,7 @@ mod packing;
 mod server;
 pub(crate) mod signature;
 
-pub use answer::{NotAnAnswer, Problem, Said};
+pub use answer::{NotAnAnswer, Problem, ServerMessage};
 pub use client::Client;
 pub use config::{
     AppId, AppIdError, AppKey, AppKeyError, AppSecret, Cluster, ClusterError, Config, ConfigError,
