@@ -225,7 +225,14 @@ impl Pipeline<'_> {
         let mut source_ended = None;
         let mut failure = None;
         let mut deadline: Option<Instant> = None;
-        let mut is_announced = false;
+        let announce = || {
+            let slot = self.options.slot.name(&self.options.database);
+            info!(%slot, "streaming changes");
+        };
+        let mut is_announced = announce_at <= Instant::now();
+        if is_announced {
+            announce();
+        }
         let delivered = {
             let delivering = deliver.run(handoffs_rx, confirmed_tx);
             let watching = watch_database(open.connection, self.options, &mut self.told);
@@ -244,8 +251,7 @@ impl Pipeline<'_> {
                         break true;
                     }
                     () = sleep_until(announce_at), if !is_announced => {
-                        let slot = self.options.slot.name(&self.options.database);
-                        info!(%slot, "streaming changes");
+                        announce();
                         is_announced = true;
                     }
                     error = &mut watching, if failure.is_none() => {
