@@ -194,7 +194,8 @@ impl Pipeline<'_> {
             Slot::Temporary(_) => SlotChoice::Temporary(slot),
         };
         let session = Session::open(wal::Options {
-            dsn,
+            // What was inspected, and is watched, is the server that streams.
+            dsn: dsn.only(&connection.host),
             slot,
             publication: options.database.publication.clone(),
             wal_sender_timeout: inspection.wal_sender_timeout(),

@@ -147,31 +147,11 @@ fn relations(snapshot: &Snapshot) -> Vec<Relation> {
 /// A slot that is in use is waited for, not complained of; and of a slot that
 /// will be made for the session there is nothing to say yet.
 fn concerns(kind: Kind, slot: &Slot) -> bool {
-    match kind {
-        Kind::SlotActive => false,
-        Kind::SlotMissing
-        | Kind::SlotPhysical
-        | Kind::SlotPlugin
-        | Kind::SlotDatabase
-        | Kind::SlotLost
-        | Kind::SlotNearlyLost
-        | Kind::UnlimitedRetention => matches!(slot, Slot::Configured),
-        // The stream itself tells it for certain.
-        Kind::PublicationPerhapsNewer => false,
-        Kind::WalLevel
-        | Kind::RoleCannotReplicate
-        | Kind::NoFreeSlot
-        | Kind::SynchronousStandby
-        | Kind::PublicationMissing
-        | Kind::PublicationOperations
-        | Kind::PublicationByPartition
-        | Kind::TableNotPublished
-        | Kind::TableUnlogged
-        | Kind::TableNotWanted
-        | Kind::RowFilter
-        | Kind::ColumnList
-        | Kind::GeneratedColumns
-        | Kind::Identity => true,
+    // Whether the publication is newer the stream itself tells for certain.
+    let told_elsewhere = matches!(kind, Kind::SlotActive | Kind::PublicationPerhapsNewer);
+    match slot {
+        Slot::Configured => !told_elsewhere,
+        Slot::Temporary(_) => !told_elsewhere && !kind.is_about_slot(),
     }
 }
 
@@ -201,6 +181,7 @@ fn is_harmless(kind: Kind) -> bool {
         | Kind::SynchronousStandby
         | Kind::PublicationPerhapsNewer
         | Kind::TableNotWanted
+        | Kind::PartitionOfPublished
         | Kind::RowFilter
         | Kind::GeneratedColumns => true,
     }
@@ -216,6 +197,7 @@ pub fn needs_of(tables: &[TableNeeds<'_>]) -> Vec<Need> {
         .iter()
         .map(|table| Need {
             oid: table.relation.oid,
+            rules: table.rules.clone(),
             columns: table.columns.clone(),
             identity: identity(table),
         })

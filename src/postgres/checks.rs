@@ -55,6 +55,7 @@ pub enum Kind {
     TableNotPublished,
     TableUnlogged,
     TableNotWanted,
+    PartitionOfPublished,
     RowFilter,
     ColumnList,
     GeneratedColumns,
@@ -85,6 +86,7 @@ impl Kind {
             | Kind::TableNotPublished
             | Kind::TableUnlogged
             | Kind::TableNotWanted
+            | Kind::PartitionOfPublished
             | Kind::RowFilter
             | Kind::ColumnList
             | Kind::GeneratedColumns

@@ -8,6 +8,8 @@ use super::catalog::Table;
 pub struct Need {
     /// OID of the table.
     pub oid: u32,
+    /// The names of the rules that take it.
+    pub rules: Vec<String>,
     /// Columns that a rule names, as indexes into the relation's.
     pub columns: Vec<usize>,
     /// Columns that old rows must carry.

@@ -132,6 +132,7 @@ fn blocks(kind: Kind) -> bool {
         | Kind::TableNotPublished
         | Kind::TableUnlogged
         | Kind::TableNotWanted
+        | Kind::PartitionOfPublished
         | Kind::RowFilter
         | Kind::ColumnList
         | Kind::GeneratedColumns

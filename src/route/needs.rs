@@ -12,6 +12,8 @@ use crate::notification::Action;
 #[derive(Debug)]
 pub struct TableNeeds<'a> {
     pub relation: &'a Relation,
+    /// The names of the rules that take it.
+    pub rules: Vec<String>,
     /// Columns that rules name, by index, ascending; with those of the key.
     pub columns: Vec<usize>,
     /// Columns that old rows must carry, by index, ascending, each with the
@@ -41,7 +43,9 @@ impl Rules {
         let mut columns: BTreeSet<usize> = relation.primary_key.iter().copied().collect();
         let mut identity: BTreeMap<usize, String> = BTreeMap::new();
         let (mut insert, mut update, mut delete) = (false, false, false);
+        let mut names = Vec::new();
         for rule in rules {
+            names.push(rule.name.to_string());
             columns.extend(rule.columns(relation));
             let changed = rule.changed.iter().flatten();
             columns.extend(changed.filter_map(|name| relation.column(name)));
@@ -54,6 +58,7 @@ impl Rules {
         }
         Some(TableNeeds {
             relation,
+            rules: names,
             columns: columns.into_iter().collect(),
             identity: identity.into_iter().collect(),
             insert,

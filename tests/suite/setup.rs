@@ -60,6 +60,7 @@ impl Site {
             let column = |name: &str| relation.column(name).expect("the test's table has it");
             Need {
                 oid: relation.oid,
+                rules: vec!["posts".into()],
                 columns: columns.iter().map(|name| column(name)).collect(),
                 identity: columns
                     .iter()
@@ -302,6 +303,26 @@ async fn partitions_get_the_identity_of_their_root(version: Version) {
     site.run(&identity::removal(&snapshot.tables, &indexes)).await;
     assert_eq!(identity::own_indexes(&site.client).await.expect("readable"), []);
     assert_eq!(site.relation("events_b1").await.identity, ReplicaIdentity::Default);
+}
+
+#[tokio::test]
+async fn a_rule_on_a_partition_whose_root_another_rule_takes_is_told_that_it_never_fires() {
+    let mut site = Site::new(Version::DEFAULT, PARTITIONED).await;
+    site.wanted = vec![("events", &[]), ("events_a", &[])];
+    site.setup().await;
+    let (snapshot, _) = site.snapshot().await;
+    let mut needs = site.needs(&snapshot.tables);
+    let found = |needs: &[Need]| {
+        let findings = check(&snapshot, &site.expected(needs));
+        findings.into_iter().find(|finding| finding.kind == Kind::PartitionOfPublished)
+    };
+    assert_eq!(found(&needs), None, "one rule takes both, as a glob does");
+    needs[1].rules.push("old".into());
+    let finding = found(&needs).expect("the rule is dead");
+    assert!(finding.is_error());
+    let says = r#"rule "old" never announces changes of public.events_a"#;
+    assert!(finding.message.contains(says), "{finding}");
+    assert!(finding.fix.contains(r#"table = "public.events""#), "{finding}");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use crate::change::ReplicaIdentity;
 
 use super::{Expected, Finding, Kind};
 use crate::postgres::catalog::{Table, quote_table};
-use crate::postgres::need::{Wanted, holders, wanted};
+use crate::postgres::need::{Need, Wanted, holders, wanted};
 use crate::postgres::publication::{Age, Publication, PublishedTable};
 use crate::postgres::server::Server;
 use crate::postgres::snapshot::Snapshot;
@@ -48,6 +48,33 @@ pub(super) fn existing_publication(
         findings.extend(one_table(*one, publication, snapshot, expected));
     }
     findings.extend(not_wanted(publication, snapshot, &wanted, expected));
+    findings.extend(partitions_of_published(&snapshot.tables, expected.needs));
+    findings
+}
+
+/// Rules that take a partition, but not the partitioned table that another rule
+/// takes and that is therefore published.
+fn partitions_of_published(tables: &[Table], needs: &[Need]) -> Vec<Finding> {
+    let table_of = |oid| tables.iter().find(|table| table.relation.oid == oid);
+    let mut findings = Vec::new();
+    for need in needs {
+        let Some(partition) = table_of(need.oid) else { continue };
+        let Some(root) = partition.role.root() else { continue };
+        let Some(root_need) = needs.iter().find(|need| need.oid == root) else { continue };
+        let Some(root) = table_of(root) else { continue };
+        let (partition, root) = (&partition.relation.table, &root.relation.table);
+        for rule in need.rules.iter().filter(|rule| !root_need.rules.contains(rule)) {
+            findings.push(Finding::error(
+                Kind::PartitionOfPublished,
+                format!(
+                    "rule {rule:?} never announces changes of {partition}: they carry the name of \
+                     the partitioned table {root}, which rule {:?} takes",
+                    root_need.rules.join(", ")
+                ),
+                format!("write table = \"{root}\" in rule {rule:?}, with where to narrow it down"),
+            ));
+        }
+    }
     findings
 }
 
