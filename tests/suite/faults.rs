@@ -237,6 +237,32 @@ async fn a_stream_that_is_cut_while_nothing_happens_is_made_again_every_time() {
 }
 
 #[tokio::test]
+async fn a_renamed_table_holds_its_changes_until_a_rule_takes_its_new_name() {
+    let scene = Scene::on(Database::on(Version::DEFAULT).await).await;
+    let run = scene.run().await;
+    scene
+        .database
+        .psql(
+            "update counters set version = version + 1;
+             alter table counters rename to tallies;
+             update tallies set version = version + 1;",
+        )
+        .await;
+    let written = scene.database.written().await;
+    run.stderr.wait_for(SOON, "public.tallies").await;
+    run.sigterm();
+    run.ended(SOON).await;
+    assert!(scene.database.confirmed().await < written);
+
+    let config = scene.rowcast.folder().join("rowcast.toml");
+    let config = std::fs::read_to_string(config).unwrap();
+    scene.rowcast.configure(&config.replace("table = 'counters'", "table = 'tallies'"));
+    let _run = scene.run().await;
+    scene.database.psql("create view counters as select * from tallies").await;
+    scene.assert_nothing_is_lost().await;
+}
+
+#[tokio::test]
 async fn sigterm_delivers_and_confirms_what_was_read_and_ends_with_0() {
     let scene = Scene::on(Database::on(Version::DEFAULT).await).await;
     let run = scene.run().await;

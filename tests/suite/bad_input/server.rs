@@ -13,9 +13,9 @@ use crate::harness::{
 async fn wal_level_replica_is_named_with_the_restart_that_it_needs() {
     let cluster = Arc::new(Cluster::start(Version::DEFAULT, &[("wal_level", "replica")]).await);
     let scene = Scene::before_setup(Database::fresh(&cluster).await, RULE).await;
-    let told = "error: wal_level is replica, so the log does not hold row changes: it must be \
-                logical, which takes effect after a restart of Postgres\n\
-                help: ALTER SYSTEM SET wal_level = 'logical'; then restart Postgres";
+    let told = "error: wal_level is replica: it must be logical, which takes effect after a restart of \
+                Postgres\n\
+                help: ALTER SYSTEM SET wal_level = 'logical';   -- then restart Postgres";
     let setup = scene.rowcast.start(&["setup"]);
     assert_eq!((setup.exit_code(SOON).await, &*said(&setup)), (1, told));
     let (code, said) = scene.refused().await;
