@@ -295,7 +295,7 @@ impl BoundRule {
         view: &View<'_>,
         limit: usize,
         letter: &mut Letter,
-        Scratch { id, data, .. }: &mut Scratch,
+        Scratch { id, data, at, .. }: &mut Scratch,
     ) {
         data.clear();
         if let Some(template) = &self.data {
@@ -311,7 +311,8 @@ impl BoundRule {
             data.clear();
             letter.partial = true;
         }
-        write_minimal(view, id, letter.partial, data);
+        let at = at.print(view.change.transaction.at);
+        write_minimal(view, id, at, letter.partial, data);
         let bytes = escaped_len(data);
         if bytes > limit {
             letter.refusal.get_or_insert(Refusal::Oversize { bytes, limit });

@@ -208,15 +208,15 @@ impl BoundChannel {
                 BoundPart::Expression { dotted, .. } => *dotted,
                 _ => false,
             };
-            let allowed =
-                |c: char| c.is_ascii() && ChannelName::allows(c as u8) && (dots || c != '.');
-            match out[start..].chars().find(|c| !allowed(*c)) {
-                None => {}
-                Some('.') => return Err(DOT.to_owned()),
-                Some(bad) => {
-                    return Err(format!("a value has {bad:?}, which may not be in a channel name"));
-                }
-            }
+            let value = &out[start..];
+            let is_bad = |byte: u8| !ChannelName::allows(byte) || (byte == b'.' && !dots);
+            // All that is allowed is ASCII, so the first bad byte begins a character.
+            let Some(at) = value.bytes().position(is_bad) else { continue };
+            let bad = value[at..].chars().next().expect("a byte is there");
+            return Err(match bad {
+                '.' => DOT.to_owned(),
+                bad => format!("a value has {bad:?}, which may not be in a channel name"),
+            });
         }
         if ChannelClass::of(out) != *class {
             return Err("a value would make it another class of channel".to_owned());

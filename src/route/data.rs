@@ -1,7 +1,5 @@
 //! The payload: a rule's own, or the minimal one.
 
-use std::fmt::Write;
-
 use super::config::Data;
 use super::expression::Reads;
 use super::template::{BoundTemplate, ParseTemplateError, Part, Template, Unrenderable};
@@ -166,10 +164,12 @@ impl BoundData {
 }
 
 /// Appends the payload that tells what to refetch, and no more.
-pub(super) fn write_minimal(view: &View<'_>, id: &str, partial: bool, out: &mut String) {
+pub(super) fn write_minimal(view: &View<'_>, id: &str, at: &str, partial: bool, out: &mut String) {
     out.push_str("{\"entity\":");
     write_string(out, &view.names.entity);
-    write!(out, ",\"action\":\"{}\",\"id\":{id}", view.action).expect("a string takes any text");
+    for text in [",\"action\":\"", view.action.name(), "\",\"id\":", id] {
+        out.push_str(text);
+    }
     if view.tells_changed()
         && let Some(changed) = view.changed()
     {
@@ -182,7 +182,9 @@ pub(super) fn write_minimal(view: &View<'_>, id: &str, partial: bool, out: &mut 
         }
         out.push(']');
     }
-    write!(out, ",\"at\":\"{}\"", view.change.transaction.at).expect("a string takes any text");
+    for text in [",\"at\":\"", at, "\""] {
+        out.push_str(text);
+    }
     if partial {
         out.push_str(",\"partial\":true");
     }

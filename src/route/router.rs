@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use super::Rules;
 use super::bound::BoundRule;
-use crate::change::{Change, Relation, TableName};
+use crate::change::{Change, Relation, TableName, Timestamp};
 use crate::notification::Notification;
 
 /// The rules at work on one session's relations.
@@ -45,6 +45,23 @@ pub(super) struct Scratch {
     pub id: String,
     pub text: String,
     pub data: String,
+    pub at: At,
+}
+
+/// When the transaction was committed, printed once for all its changes.
+#[derive(Debug, Default)]
+pub(super) struct At {
+    printed: Option<Timestamp>,
+    text: String,
+}
+
+impl At {
+    pub(super) fn print(&mut self, at: Timestamp) -> &str {
+        if self.printed.replace(at) != Some(at) {
+            self.text = at.to_string();
+        }
+        &self.text
+    }
 }
 
 /// What a router left out or cut short, since it was made.

@@ -136,6 +136,13 @@ pub(super) fn write_engine_text(out: &mut String, value: &Engine) -> Option<()> 
 
 /// Appends `text` as a JSON string.
 pub(super) fn write_string(out: &mut String, text: &str) {
+    // Few texts need an escape; the writer would check each piece's UTF-8 anew.
+    if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+        return;
+    }
     serde_json::to_writer(Append(out), text).expect("a string takes any text");
 }
 
