@@ -148,7 +148,9 @@ impl FromStr for ChannelName {
         if rest.is_empty() {
             return Err(ChannelNameError::Empty);
         }
-        if let Some(character) = rest.chars().find(|c| !c.is_ascii() || !Self::allows(*c as u8)) {
+        if !rest.bytes().all(Self::allows) {
+            let is_refused = |c: &char| !u8::try_from(*c).is_ok_and(Self::allows);
+            let character = rest.chars().find(is_refused).expect("a byte of it is refused");
             return Err(ChannelNameError::Character(character));
         }
         if name.len() > Self::MAX_LEN {

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
-use crate::change::{Batch, Item, Lsn};
+use crate::change::{Batch, Item, Lsn, Relation};
 use crate::deliver::Deliver;
 use crate::notification::Handoff;
 use crate::postgres::{self, Connection, SlotName};
@@ -172,6 +172,8 @@ struct Pipeline<'a> {
 struct Open {
     session: Session,
     connection: Connection,
+    /// The tables as the catalog had them.
+    relations: Vec<Relation>,
 }
 
 impl Pipeline<'_> {
@@ -188,6 +190,7 @@ impl Pipeline<'_> {
             self.until = Some(current_lsn(&connection).await.map_err(Error::Inspect)?);
         }
         let rules = options.rules.clone();
+        let relations = inspection.relations();
         let slot = options.slot.name(&options.database).clone();
         let slot = match &options.slot {
             Slot::Configured => SlotChoice::Named(slot),
@@ -199,12 +202,12 @@ impl Pipeline<'_> {
             slot,
             publication: options.database.publication.clone(),
             wal_sender_timeout: inspection.wal_sender_timeout(),
-            catalog: inspection.relations(),
+            catalog: relations.clone(),
             wanted: Box::new(move |relation| rules.wanted(relation)),
             until: self.until,
         })
         .await?;
-        Ok(Open { session, connection })
+        Ok(Open { session, connection, relations })
     }
 
     /// One connection's life, from the first change to the last confirmation.
@@ -220,7 +223,8 @@ impl Pipeline<'_> {
         let (confirmed_tx, confirmed_rx) = watch::channel(None);
         let (stop_tx, stop_rx) = watch::channel(false);
         let mut source = tokio::spawn(open.session.run(changes_tx, confirmed_rx, stop_rx));
-        let router = Router::new(self.options.rules.clone());
+        let mut router = Router::new(self.options.rules.clone());
+        router.learn(&open.relations);
         let routing = tokio::spawn(route(router, changes_rx, handoffs_tx));
 
         let mut source_ended = None;
