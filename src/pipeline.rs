@@ -299,8 +299,8 @@ impl Pipeline<'_> {
                 warn!("the last confirmation may be lost, and its changes come again: {error}");
                 Ok(End::Undelivered)
             }
-            // `--once` ends by itself, and only where it was to end.
-            (None, Ok(())) if was_stopped && self.options.once => Ok(End::Undelivered),
+            // `--once` ends by itself where it was to end; else somebody stops it.
+            (None, Ok(())) if was_stopped == self.options.once => Ok(End::Undelivered),
             (None, Ok(())) if delivered => Ok(End::Delivered),
             (None, Ok(())) => Ok(End::Undelivered),
         }

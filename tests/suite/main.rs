@@ -12,6 +12,7 @@ mod harness;
 mod harness_itself;
 mod imports;
 mod main_job;
+mod readme;
 mod setup;
 mod setup_command;
 mod tls;
