@@ -53,12 +53,12 @@ impl Verdict {
 /// Why a request was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
-    #[error("the endpoint cannot be reached")]
-    Unreachable(#[source] reqwest::Error),
+    #[error("the endpoint at {origin} cannot be reached: {}", root(error))]
+    Unreachable { origin: String, error: reqwest::Error },
     #[error("the endpoint gave no answer within {0:?}")]
     Timeout(Duration),
-    #[error("the answer broke off")]
-    BrokenOff(#[source] reqwest::Error),
+    #[error("the endpoint closed the connection before its answer was whole: {}", root(.0))]
+    BrokenOff(reqwest::Error),
     #[error("the endpoint answered {code}{message}")]
     Answered {
         /// The status, or the body's `code` where it has one.
@@ -79,6 +79,13 @@ pub enum Problem {
         #[source]
         last: Box<Problem>,
     },
+}
+
+/// The cause of its causes, such as "Connection refused". What stands above it
+/// says only which part of the HTTP client met it.
+fn root(error: &reqwest::Error) -> String {
+    let errors = std::iter::successors(Some(error as &dyn Error), |&error| error.source());
+    errors.last().map(ToString::to_string).unwrap_or_default()
 }
 
 /// What a 2xx held instead of JSON without an error.
@@ -227,7 +234,7 @@ impl Problem {
     pub(super) fn judge(self, server: Server, after: Option<Duration>) -> Verdict {
         let problem = self;
         match problem {
-            Problem::Unreachable(_) | Problem::Timeout(_) | Problem::BrokenOff(_) => {
+            Problem::Unreachable { .. } | Problem::Timeout(_) | Problem::BrokenOff(_) => {
                 Verdict::Retry { problem, after }
             }
             Problem::ErrorWithoutCode { .. } => Verdict::Doubt { problem },
@@ -258,10 +265,6 @@ impl Problem {
                 self.to_string()
             }
             Problem::RefusedInARow { last, .. } => format!("{self}: {}", last.kind()),
-            Problem::Unreachable(source) | Problem::BrokenOff(source) => {
-                let causes = std::iter::successors(source.source(), |&error| error.source());
-                causes.fold(self.to_string(), |line, error| format!("{line}: {error}"))
-            }
             Problem::ClockSkew { .. } | Problem::Redirected { .. } => self.to_string(),
             problem => problem.kind(),
         }
@@ -284,7 +287,7 @@ impl Problem {
     /// What the operator can do about it, where that is known.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
-            Problem::Unreachable(_) | Problem::Timeout(_) => {
+            Problem::Unreachable { .. } | Problem::Timeout(_) => {
                 "check that the server runs, and scheme, host and port of `url` in [pusher]; a \
                  private certificate authority goes into `ca_file`"
             }

@@ -28,6 +28,8 @@ pub struct Client {
 
 #[derive(Debug)]
 struct App {
+    /// `http://host:port`
+    origin: String,
     /// `http://host:port/prefix/apps/1/`
     url: String,
     /// `/apps/1/`, or with the prefix, as the server verifies it.
@@ -73,6 +75,7 @@ impl Client {
         Ok(Client {
             http: http.build().map_err(ConfigError::Http)?,
             app: Arc::new(App {
+                origin: endpoint.origin().to_string(),
                 url: format!("{}{}{path}", endpoint.origin(), endpoint.prefix()),
                 signed_path: format!("{signed_prefix}{path}"),
                 key: config.key.as_str().to_owned(),
@@ -179,14 +182,20 @@ impl Client {
             Method::Post => self.http.post(url).header(CONTENT_TYPE, "application/json").body(body),
         };
         let answered = request.send().await;
-        let response = answered.map_err(|error| self.explain(error, Problem::Unreachable))?;
-        Response::read(response).await.map_err(|error| self.explain(error, Problem::BrokenOff))
+        let response = answered.map_err(|error| self.explain(error))?;
+        Response::read(response).await.map_err(|error| self.explain(error))
     }
 
-    fn explain(&self, error: reqwest::Error, otherwise: fn(reqwest::Error) -> Problem) -> Problem {
+    fn explain(&self, error: reqwest::Error) -> Problem {
         // The address has the key and a signature in it.
         let error = error.without_url();
-        if error.is_timeout() { Problem::Timeout(self.app.timeout) } else { otherwise(error) }
+        if error.is_timeout() {
+            return Problem::Timeout(self.app.timeout);
+        }
+        match error.is_connect() {
+            true => Problem::Unreachable { origin: self.app.origin.clone(), error },
+            false => Problem::BrokenOff(error),
+        }
     }
 }
 

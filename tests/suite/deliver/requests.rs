@@ -81,7 +81,7 @@ async fn a_probe_tells_network_app_secret_and_clock_apart() {
     let config = endpoint.config();
     endpoint.refuse_connections().await;
     let network = Client::new(&config).expect("a valid configuration").probe().await;
-    assert!(matches!(network, Err(Problem::Unreachable(_))), "{network:?}");
+    assert!(matches!(network, Err(Problem::Unreachable { .. })), "{network:?}");
 }
 
 #[tokio::test]

@@ -137,7 +137,7 @@ async fn a_private_authority_is_trusted_only_by_ca_file() {
     let mut config = endpoint.config();
     config.url = Some(format!("https://localhost:{port}").parse().expect("a url"));
     let untrusted = Client::new(&config).expect("a valid configuration").probe().await;
-    assert!(matches!(untrusted, Err(Problem::Unreachable(_))), "{untrusted:?}");
+    assert!(matches!(untrusted, Err(Problem::Unreachable { .. })), "{untrusted:?}");
     config.ca_file = Some(folder.path().join("ca.crt"));
     let trusted = Client::new(&config).expect("a valid configuration").probe().await;
     trusted.expect("the authority is trusted");
