@@ -2,7 +2,7 @@
 //!
 //! This is the only place that prints, and the only one that knows clap and
 //! anyhow. A subcommand is a file with its `Args` and one `run`, a variant of
-//! [`Command`] and an arm in [`run`].
+//! `Command` and an arm in [`run`].
 
 mod demo;
 mod rules;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, de};
 #[serde(deny_unknown_fields)]
 pub struct Run {
     /// Where rowcast keeps its files, such as the list of rejected
-    /// notifications. [`default_state_dir`] unless set.
+    /// notifications. `default_state_dir` unless set.
     pub state_dir: PathBuf,
     /// How long a stop may take to deliver what has been read.
     #[serde(default = "ten_seconds", deserialize_with = "duration")]

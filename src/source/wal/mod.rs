@@ -1,10 +1,10 @@
 //! Streaming logical replication: a slot's committed changes, decoded by
 //! `pgoutput`, and the confirmation of what was delivered.
 //!
-//! [`connection`] dials and starts the stream; [`inbox`] holds what is read,
-//! in which [`frame`] finds the frames and [`decoder`] turns messages
-//! ([`pgoutput`]) into changes of the tables that [`relations`] remembers;
-//! [`feedback`] decides what to confirm. [`Session`] is the loop around them.
+//! [`connection`] dials and starts the stream; `inbox` holds what is read,
+//! in which `frame` finds the frames and `decoder` turns messages
+//! ([`pgoutput`]) into changes of the tables that `relations` remembers;
+//! `feedback` decides what to confirm. [`Session`] is the loop around them.
 
 pub mod connection;
 mod decoder;
