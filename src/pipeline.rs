@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinError;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_postgres::Client;
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
@@ -38,6 +39,8 @@ pub use inspection::{Refused, needs_of};
 /// Batches and handoffs under way between two stages. Each holds about what one
 /// read of the stream brought.
 const QUEUE: usize = 2;
+/// For the catalogs, which a lock may keep from being read.
+const INSPECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// A Postgres that shuts down waits for us until we are gone.
 const SERVER_SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 /// For the last confirmation, and the closing of the connection.
@@ -182,8 +185,7 @@ impl Pipeline<'_> {
         let dsn = options.database.dsn();
         let connection =
             postgres::connect(&dsn, postgres::APPLICATION_NAME).await.map_err(Error::Connect)?;
-        let inspection =
-            Inspection::of(&connection.client, options).await.map_err(Error::Inspect)?;
+        let inspection = inspect(&connection.client, options).await?;
         inspection.accept()?;
         self.told.warn(&inspection);
         if options.once && self.until.is_none() {
@@ -307,6 +309,13 @@ impl Pipeline<'_> {
     }
 }
 
+async fn inspect(client: &Client, options: &Options) -> Result<Inspection, Error> {
+    match timeout(INSPECTION_TIMEOUT, Inspection::of(client, options)).await {
+        Ok(inspection) => inspection.map_err(Error::Inspect),
+        Err(_) => Err(Error::InspectTimeout),
+    }
+}
+
 async fn current_lsn(connection: &Connection) -> Result<Lsn, tokio_postgres::Error> {
     let row = connection.client.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await?;
     let text: &str = row.get(0);
@@ -333,14 +342,14 @@ async fn watch_database(connection: Connection, options: &Options, told: &mut To
             error = end.closed() => return Error::Disconnected(error),
             () = sleep(options.inspect_every) => {}
         }
-        match Inspection::of(&client, options).await {
+        match inspect(&client, options).await {
             Ok(inspection) => {
                 if let Err(refused) = inspection.accept() {
                     return refused.into();
                 }
                 told.warn(&inspection);
             }
-            Err(error) => return Error::Inspect(error),
+            Err(error) => return error,
         }
     }
 }

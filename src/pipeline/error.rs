@@ -18,6 +18,8 @@ pub enum Error {
     Connect(ConnectError),
     #[error("cannot read the state of the database")]
     Inspect(#[source] tokio_postgres::Error),
+    #[error("the state of the database could not be read in time: is a system catalog locked?")]
+    InspectTimeout,
     #[error(transparent)]
     Refused(#[from] Refused),
     #[error(transparent)]
@@ -36,7 +38,7 @@ impl Error {
         match self {
             Error::Connect(error) => error.is_transient(),
             Error::Inspect(error) => error.code().is_none_or(passes),
-            Error::Disconnected(_) => true,
+            Error::InspectTimeout | Error::Disconnected(_) => true,
             Error::Refused(_) | Error::Renamed(_) | Error::Deliver(_) => false,
             Error::Source(error) => error.is_transient(),
         }
@@ -58,6 +60,7 @@ impl Error {
             Error::Source(_)
             | Error::Connect(_)
             | Error::Inspect(_)
+            | Error::InspectTimeout
             | Error::Renamed(_)
             | Error::Deliver(_)
             | Error::Disconnected(_) => true,
@@ -71,7 +74,10 @@ impl Error {
             Error::Source(error) => error.hint(),
             Error::Refused(refused) => refused.hint(),
             Error::Renamed(renamed) => Some(renamed.hint()),
-            Error::Inspect(_) | Error::Disconnected(_) | Error::Deliver(_) => None,
+            Error::Inspect(_)
+            | Error::InspectTimeout
+            | Error::Disconnected(_)
+            | Error::Deliver(_) => None,
         }
     }
 
