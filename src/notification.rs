@@ -94,8 +94,16 @@ pub enum Refusal {
 impl Notification {
     /// What it costs to keep, in bytes, near enough.
     pub fn weight(&self) -> usize {
-        let channels: usize = self.channels.iter().map(|channel| channel.len() + 16).sum();
-        size_of::<Notification>() + self.id.len() + self.data.len() + channels
+        /// An allocator's own bytes, and those that it rounds up to.
+        const ALLOCATION: usize = 16;
+        /// Of an `Arc`.
+        const COUNTS: usize = 16;
+        let heap = |bytes: usize| bytes + ALLOCATION;
+        let names = self.channels.iter().map(|channel| heap(channel.len() + COUNTS));
+        let channels = heap(size_of_val(&*self.channels)) + names.sum::<usize>();
+        // A queue that grows by doubling has half as much room again.
+        let own = size_of::<Notification>() * 3 / 2;
+        own + heap(self.id.len()) + heap(self.data.len()) + channels
     }
 }
 
