@@ -14,7 +14,7 @@ use crate::postgres::plan::{self, Identities};
 use crate::postgres::publication::Age;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::statement::{Statement, Wait};
-use crate::postgres::{self, APPLICATION_NAME, Dsn, PublishColumns, identity};
+use crate::postgres::{self, Dsn, PublishColumns, identity};
 use crate::route::{self, Rules};
 
 pub(super) use report::Report;
@@ -61,8 +61,7 @@ fn needs(
     snapshot: &Snapshot,
     refuse: impl Fn(&[route::Problem]) -> anyhow::Result<()>,
 ) -> anyhow::Result<Vec<Need>> {
-    let mut relations: Vec<Relation> =
-        snapshot.tables.iter().map(|table| table.relation.clone()).collect();
+    let mut relations: Vec<Relation> = snapshot.relations();
     for relation in &mut relations {
         relation.identity = ReplicaIdentity::Full;
         relation.columns.iter_mut().for_each(|column| column.in_identity = true);
@@ -94,13 +93,7 @@ pub(super) async fn setup(
         identity::own_indexes(client)
     )?;
     let needs = needs(rules, &snapshot, refuse)?;
-    let expected = Expected {
-        slot: &database.slot,
-        publication: &database.publication,
-        application_name: APPLICATION_NAME,
-        own_backend: None,
-        needs: &needs,
-    };
+    let expected = Expected::of(database, &needs);
     let identities =
         if args.identity || args.print { Identities::Change } else { Identities::Keep };
     let plan = plan::setup(&snapshot, &expected, &indexes, database.publish_columns, identities)?;

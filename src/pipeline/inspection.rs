@@ -7,7 +7,6 @@ use tracing::{error, warn};
 
 use super::{Options, Slot};
 use crate::change::Relation;
-use crate::postgres::APPLICATION_NAME;
 use crate::postgres::checks::{self, Expected, Finding, Kind};
 use crate::postgres::need::{IdentityNeed, Need};
 use crate::postgres::snapshot::Snapshot;
@@ -104,16 +103,10 @@ impl Inspection {
     ) -> Result<Inspection, tokio_postgres::Error> {
         let database = &options.database;
         let snapshot = Snapshot::gather(client, &database.slot, &database.publication).await?;
-        let relations = relations(&snapshot);
+        let relations = snapshot.relations();
         let problems = options.rules.check(&relations);
         let needs = needs_of(&options.rules.tables(&relations));
-        let expected = Expected {
-            slot: &database.slot,
-            publication: &database.publication,
-            application_name: APPLICATION_NAME,
-            own_backend: None,
-            needs: &needs,
-        };
+        let expected = Expected::of(database, &needs);
         let mut findings = checks::check(&snapshot, &expected);
         findings.retain(|finding| concerns(finding.kind, &options.slot));
         Ok(Inspection { snapshot, problems, findings })
@@ -131,17 +124,13 @@ impl Inspection {
     }
 
     pub(super) fn relations(&self) -> Vec<Relation> {
-        relations(&self.snapshot)
+        self.snapshot.relations()
     }
 
     /// Zero if the server waits for ever.
     pub(super) fn wal_sender_timeout(&self) -> Duration {
         self.snapshot.server.wal_sender_timeout.unwrap_or_default()
     }
-}
-
-fn relations(snapshot: &Snapshot) -> Vec<Relation> {
-    snapshot.tables.iter().map(|table| table.relation.clone()).collect()
 }
 
 /// A slot that is in use is waited for, not complained of; and of a slot that

@@ -12,7 +12,7 @@ use super::need::{Need, wanted};
 use super::server::{Hosting, Server};
 use super::slot::{Slot, WalStatus};
 use super::snapshot::Snapshot;
-use super::{PublicationName, SlotName, quote_identifier, standby};
+use super::{APPLICATION_NAME, Config, PublicationName, SlotName, quote_identifier, standby};
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,11 +100,13 @@ impl Kind {
 pub struct Expected<'a> {
     pub slot: &'a SlotName,
     pub publication: &'a PublicationName,
-    /// That the stream's connection gives.
-    pub application_name: &'a str,
-    /// The backend of our own stream, while there is one.
-    pub own_backend: Option<i32>,
     pub needs: &'a [Need],
+}
+
+impl<'a> Expected<'a> {
+    pub fn of(config: &'a Config, needs: &'a [Need]) -> Expected<'a> {
+        Expected { slot: &config.slot, publication: &config.publication, needs }
+    }
 }
 
 /// The message, then the fix on lines of its own, as for any error.
@@ -130,7 +132,7 @@ impl Finding {
 
 /// Everything that is wrong, errors first.
 pub fn check(snapshot: &Snapshot, expected: &Expected<'_>) -> Vec<Finding> {
-    let mut findings = settings(&snapshot.server, expected.application_name);
+    let mut findings = settings(&snapshot.server);
     match &snapshot.slot {
         Some(slot) => findings.extend(existing_slot(slot, &snapshot.server, expected)),
         None => findings.extend(missing_slot(&snapshot.server, expected)),
@@ -155,7 +157,7 @@ pub fn check(snapshot: &Snapshot, expected: &Expected<'_>) -> Vec<Finding> {
 }
 
 /// What the server and the role allow, whatever is set up.
-pub fn settings(server: &Server, application_name: &str) -> Vec<Finding> {
+pub fn settings(server: &Server) -> Vec<Finding> {
     let mut findings = Vec::new();
     if &*server.wal_level != "logical" {
         findings.push(Finding::error(
@@ -185,11 +187,11 @@ pub fn settings(server: &Server, application_name: &str) -> Vec<Finding> {
     if !server.may_replicate {
         findings.push(role_cannot_replicate(server));
     }
-    if standby::is_synchronous(&server.synchronous_standby_names, application_name) {
+    if standby::is_synchronous(&server.synchronous_standby_names, APPLICATION_NAME) {
         findings.push(Finding::error(
             Kind::SynchronousStandby,
             format!(
-                "synchronous_standby_names is {:?}, which takes {application_name} for a synchronous \
+                "synchronous_standby_names is {:?}, which takes {APPLICATION_NAME} for a synchronous \
                  standby: every commit of the application would wait until it is delivered",
                 server.synchronous_standby_names
             ),
@@ -305,9 +307,7 @@ fn existing_slot(slot: &Slot, server: &Server, expected: &Expected<'_>) -> Vec<F
             "let rowcast catch up, or raise max_slot_wal_keep_size",
         ));
     }
-    if let Some(pid) = slot.active_pid
-        && Some(pid) != expected.own_backend
-    {
+    if let Some(pid) = slot.active_pid {
         let application = slot.active_application.as_deref().filter(|name| !name.is_empty());
         findings.push(Finding::error(
             Kind::SlotActive,

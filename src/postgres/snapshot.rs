@@ -7,6 +7,7 @@ use super::publication::{self, Publication};
 use super::server::Server;
 use super::slot::{self, Slot};
 use super::{PublicationName, SlotName};
+use crate::change::Relation;
 
 /// The database as it is now, for rowcast's purposes.
 #[derive(Clone, Debug)]
@@ -31,5 +32,10 @@ impl Snapshot {
             catalog::tables(client),
         )?;
         Ok(Snapshot { server, slot, publication, tables })
+    }
+
+    /// The tables as rules know them.
+    pub fn relations(&self) -> Vec<Relation> {
+        self.tables.iter().map(|table| table.relation.clone()).collect()
     }
 }

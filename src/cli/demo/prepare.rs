@@ -15,7 +15,6 @@ use crate::pipeline::{self, needs_of};
 use crate::postgres::checks::Expected;
 use crate::postgres::plan::{self, Identities};
 use crate::postgres::snapshot::Snapshot;
-use crate::postgres::standby::APPLICATION_NAME;
 use crate::postgres::{self, Connection, identity};
 use crate::route::{self, Rules};
 use crate::source::wal::connection::{Persistence, ReplicationConnection};
@@ -99,16 +98,9 @@ async fn set_up(
     let client = &owner.client;
     let snapshot = Snapshot::gather(client, &database.slot, &database.publication).await?;
     let indexes = identity::own_indexes(client).await?;
-    let relations: Vec<Relation> =
-        snapshot.tables.iter().map(|table| table.relation.clone()).collect();
+    let relations: Vec<Relation> = snapshot.relations();
     let needs = needs_of(&rules.tables(&relations));
-    let expected = Expected {
-        slot: &database.slot,
-        publication: &database.publication,
-        application_name: APPLICATION_NAME,
-        own_backend: None,
-        needs: &needs,
-    };
+    let expected = Expected::of(database, &needs);
     let columns = database.publish_columns;
     let plan = plan::setup(&snapshot, &expected, &indexes, columns, Identities::Change)?;
     for statement in &plan.statements {
