@@ -166,7 +166,7 @@ impl<'a> Backlog<'a> {
     async fn discard(&self, slot_name: &str) -> Run {
         let Database { name, cluster } = self.database;
         let folder = scratch::folder("pg_recvlogical");
-        let mut command = Command::new(cluster.version().bin().join("pg_recvlogical"));
+        let mut command = Command::new(Version::DEFAULT.bin().join("pg_recvlogical"));
         command
             .args(["--start", "--no-loop", "--file=/dev/null", "--option=proto_version=1"])
             .arg(format!("--option=publication_names={name}"))

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::harness::endpoint::{Accepted, Endpoint, Fault, Publish};
+use crate::harness::endpoint::{Accepted, Endpoint, Event, Fault};
 use crate::harness::wait::SOON;
 
 /// The update number `position` of entity `id`, on these channels.
@@ -49,8 +49,8 @@ fn number(accepted: &Accepted) -> u64 {
     accepted.event.data("number").as_u64().expect("every notification here has its number")
 }
 
-fn holds(publish: &Publish<'_>, id: u64) -> bool {
-    publish.events.iter().any(|event| event.data("id") == id)
+fn holds(events: &[Event], id: u64) -> bool {
+    events.iter().any(|event| event.data("id") == id)
 }
 
 /// A running session.

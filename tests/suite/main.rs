@@ -7,7 +7,6 @@ mod deliver;
 mod demo;
 mod faults;
 #[expect(unreachable_pub, reason = "nothing of a test binary can be reached from outside")]
-#[allow(dead_code, reason = "it is complete before all the tests are there that use it")]
 mod harness;
 mod harness_itself;
 mod imports;

@@ -124,8 +124,8 @@ async fn a_refused_notification_alone_goes_to_the_rejected_file() {
     let run = scene.run().await;
     for (round, code) in (0..).zip([413, 422]) {
         let bad = round * 100 + 7;
-        scene.endpoint.choose(move |publish| {
-            let is_bad = publish.events.iter().any(|event| event.data("id") == bad);
+        scene.endpoint.choose(move |events| {
+            let is_bad = events.iter().any(|event| event.data("id") == bad);
             is_bad.then(|| Fault::body(code, r#"{"error":"not this one"}"#))
         });
         let (first, last) = (round * 100 + 1, round * 100 + 20);

@@ -93,7 +93,7 @@ async fn a_refused_batch_is_bisected_until_the_culprit_is_alone() {
         let setup = Setup::new(&endpoint).lanes(1);
         let mut session = setup.session();
         let met = fault.clone();
-        endpoint.choose(move |publish| holds(publish, 13).then(|| met.clone()));
+        endpoint.choose(move |events| holds(events, 13).then(|| met.clone()));
         session.send((1..=40).map(|n| post(n, n)).collect()).await;
         session.wait_confirmed(40).await;
         session.finish().await.expect("all is delivered or refused");
@@ -118,7 +118,7 @@ async fn a_channel_that_is_refused_does_not_take_the_others_with_it() {
     let setup = Setup::new(&endpoint);
     let mut session = setup.session();
     let is_bad = |event: &Event| event.channel == "private-bad";
-    endpoint.choose(move |p| p.events.iter().any(is_bad).then(|| Fault::status(400)));
+    endpoint.choose(move |events| events.iter().any(is_bad).then(|| Fault::status(400)));
     let channels = ["private-a", "private-bad", "private-b"].map(str::to_owned);
     session.send(vec![update(1, 1, &channels), post(1, 2)]).await;
     session.wait_confirmed(2).await;

@@ -51,7 +51,7 @@ async fn a_request_that_hangs_holds_up_its_own_lane_only() {
     let endpoint = Endpoint::start(Server::Any).await;
     let setup = Setup::new(&endpoint);
     let mut session = setup.session();
-    endpoint.choose(|publish| holds(publish, 0).then_some(Fault::Hang));
+    endpoint.choose(|events| holds(events, 0).then_some(Fault::Hang));
     session.send(vec![post(0, 1)]).await;
     endpoint.wait_for_requests(1).await;
     session.send((2..=101).map(|n| post(n, n)).collect()).await;

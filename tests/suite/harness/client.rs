@@ -27,7 +27,6 @@ pub struct Heard {
 pub enum EchoChannel {
     Public,
     Private,
-    Presence,
 }
 
 impl EchoChannel {
@@ -35,7 +34,6 @@ impl EchoChannel {
         match self {
             Self::Public => "channel",
             Self::Private => "private",
-            Self::Presence => "join",
         }
     }
 }

@@ -148,21 +148,12 @@ impl Cluster {
         SHARED[version as usize].get_or_init(start).await.clone()
     }
 
-    pub fn version(&self) -> Version {
-        self.version
-    }
-
     pub fn port(&self) -> u16 {
         self.port
     }
 
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
-    }
-
-    /// The folder of the unix socket.
-    pub fn socket_folder(&self) -> &Path {
-        self.folder.path()
     }
 
     /// Over TCP, as the superuser.

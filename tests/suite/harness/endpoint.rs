@@ -68,21 +68,12 @@ impl Fault {
 #[derive(Clone, Debug)]
 pub struct Accepted {
     pub event: Event,
-    /// Counts all requests from 0.
-    pub request: usize,
     /// When the first byte of its request was read.
     pub began: Instant,
 }
 
-/// A request to publish, as faults are chosen by it.
-#[derive(Debug)]
-pub struct Publish<'a> {
-    pub request: usize,
-    pub path: &'a str,
-    pub events: &'a [Event],
-}
-
-type Chooser = Box<dyn FnMut(&Publish<'_>) -> Option<Fault> + Send>;
+/// Chooses the fault for a request to publish by its events.
+type Chooser = Box<dyn FnMut(&[Event]) -> Option<Fault> + Send>;
 
 #[derive(Default)]
 struct State {
@@ -170,7 +161,7 @@ impl Endpoint {
     }
 
     /// Every request to publish is asked for, once the queue of faults is empty.
-    pub fn choose(&self, chooser: impl FnMut(&Publish<'_>) -> Option<Fault> + Send + 'static) {
+    pub fn choose(&self, chooser: impl FnMut(&[Event]) -> Option<Fault> + Send + 'static) {
         self.shared.state().chooser = Some(Box::new(chooser));
     }
 
@@ -311,25 +302,18 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
             }
         }
         Ok(Asked::Publish(events)) => {
-            publish(&mut stream, &shared, &request, number, events).await;
+            publish(&mut stream, &shared, &request, events).await;
         }
     }
     shared.changed.notify_waiters();
 }
 
-async fn publish(
-    stream: &mut TcpStream,
-    shared: &Shared,
-    request: &Request,
-    number: usize,
-    events: Vec<Event>,
-) {
+async fn publish(stream: &mut TcpStream, shared: &Shared, request: &Request, events: Vec<Event>) {
     let mut in_progress = InProgress::enter(shared, &events);
     let fault = {
         let mut state = shared.state();
         let queued = state.faults.pop_front();
-        let publish = Publish { request: number, path: &request.path, events: &events };
-        queued.or_else(|| state.chooser.as_mut().and_then(|choose| choose(&publish)))
+        queued.or_else(|| state.chooser.as_mut().and_then(|choose| choose(&events)))
     };
     let is_published = match &fault {
         None | Some(Fault::Slow(_)) => true,
@@ -338,7 +322,7 @@ async fn publish(
     };
     if is_published {
         let began = request.began;
-        let accepted = events.into_iter().map(|event| Accepted { event, request: number, began });
+        let accepted = events.into_iter().map(|event| Accepted { event, began });
         shared.state().accepted.extend(accepted);
     }
     shared.changed.notify_waiters();
