@@ -33,6 +33,15 @@ impl Frontier {
         self.pending.entry(position).or_insert(Pending { count: 0, reached_before }).count += 1;
     }
 
+    /// One more is on its way at a position where one is pending already: what
+    /// was refused there is followed by something else.
+    pub fn hold(&mut self, position: Position) {
+        let Some(pending) = self.pending.get_mut(&position) else {
+            unreachable!("nothing is pending at {position:?} to hold");
+        };
+        pending.count += 1;
+    }
+
     /// One notification of the commit at `position` was accepted, or recorded
     /// as refused for good.
     pub fn leave(&mut self, position: Position) {

@@ -1,11 +1,30 @@
 //! What is sent: an event with data on Pusher channels.
+//!
+//! A [`Notification`] tells of a row, a [`Resync`] of so much that everyone who
+//! looks at a rule's rows must fetch again. What both have from their rule is in
+//! its [`Terms`].
 
-use std::borrow::Borrow;
+mod channel;
+mod event;
+mod json;
+mod pattern;
+mod payload;
+mod resync;
+mod terms;
+
+pub use channel::{ChannelClass, ChannelName, ChannelNameError};
+pub use event::{EventName, EventNameError};
+pub use json::{escaped_len, write_string};
+pub use pattern::{ChannelPattern, Part};
+pub use payload::{Changed, Draft, Payload, Render};
+pub use resync::{Reason, Resync};
+pub use terms::{Piece, Terms, WindowBy};
+
+use std::borrow::Cow;
 use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::change::{Position, Timestamp};
 
@@ -52,29 +71,33 @@ impl fmt::Display for Action {
     }
 }
 
-/// A message for one or more channels, complete: only delivering is left.
+/// A message for one or more channels: only folding and delivering are left.
 #[derive(Clone, Debug)]
 pub struct Notification {
-    /// The rule that asked for it, as it is named in the configuration.
-    pub rule: Arc<str>,
-    pub entity: Arc<str>,
+    /// What its rule says of all notifications about the table.
+    pub terms: Arc<Terms>,
     pub action: Action,
     /// The payload's id as JSON: `42`, `"a4…"` or `{"order_id":7,"line":2}`.
+    /// `null` if it stands for several.
     pub id: Box<str>,
     pub event: EventName,
+    /// Which of the rule's events that is.
+    pub event_index: usize,
     /// Without repeats, and at least one unless the notification is refused.
     pub channels: Vec<ChannelName>,
-    /// The payload, a JSON text.
-    pub data: Box<str>,
-    /// Whether `data` is the minimal payload because the rule's own did not fit
-    /// or could not be made.
-    pub partial: bool,
-    /// Of the commit that it stands for.
+    pub payload: Payload,
+    /// How many changes it stands for.
+    pub count: u64,
+    /// Of the first commit that it stands for: what may not be confirmed before
+    /// it is accepted.
     pub position: Position,
-    /// When that commit was.
+    /// When the last commit that it stands for was.
     pub at: Timestamp,
+    /// Why it tells to fetch everything again, if it does: `action` and `id` say
+    /// nothing then.
+    pub resync: Option<Reason>,
     /// Why it must not be sent: it goes to the rejected file instead, in its
-    /// turn, and `channels` and `data` hold what could be made.
+    /// turn, and `channels` and `payload` hold what could be made.
     pub refusal: Option<Refusal>,
 }
 
@@ -92,6 +115,64 @@ pub enum Refusal {
 }
 
 impl Notification {
+    /// What is sent, a JSON text.
+    pub fn data(&self) -> Cow<'_, str> {
+        match &self.payload {
+            Payload::Own(text) | Payload::Drawn { text, .. } => Cow::Borrowed(text),
+            Payload::Minimal { changed, partial } => {
+                Cow::Owned(payload::minimal(self, changed.as_ref(), *partial))
+            }
+        }
+    }
+
+    /// `updated`, or `resync`.
+    pub fn action_name(&self) -> &'static str {
+        match self.resync {
+            Some(_) => "resync",
+            None => self.action.name(),
+        }
+    }
+
+    /// Whether the payload is the minimal one because the rule's own did not fit
+    /// or could not be made.
+    pub fn is_partial(&self) -> bool {
+        matches!(self.payload, Payload::Minimal { partial: true, .. })
+    }
+
+    /// Whether it can tell of another action: an event that row values name
+    /// cannot be named anew.
+    pub fn may_become(&self, action: Action) -> bool {
+        action == self.action || self.terms.event(self.event_index, action).is_some()
+    }
+
+    /// Makes it say what both say: the channels and changed columns of both, the
+    /// old row of `earlier`, and the rest as it is now. `action` is one that
+    /// [`may_become`](Notification::may_become) allows.
+    pub fn absorb(&mut self, earlier: Notification, action: Action) {
+        if action != self.action {
+            let event = self.terms.event(self.event_index, action);
+            self.event = event.expect("the caller has asked may_become").clone();
+            self.action = action;
+        }
+        let mut channels = earlier.channels;
+        channels.extend(std::mem::take(&mut self.channels));
+        let mut index = 0;
+        while index < channels.len() {
+            match channels[..index].contains(&channels[index]) {
+                true => drop(channels.remove(index)),
+                false => index += 1,
+            }
+        }
+        self.channels = channels;
+        self.payload.absorb(earlier.payload, action);
+        self.count += earlier.count;
+        self.position = self.position.min(earlier.position);
+        self.at = self.at.max(earlier.at);
+        if self.id != earlier.id {
+            self.id = "null".into();
+        }
+    }
+
     /// What it costs to keep, in bytes, near enough.
     pub fn weight(&self) -> usize {
         /// An allocator's own bytes, and those that it rounds up to.
@@ -103,211 +184,8 @@ impl Notification {
         let channels = heap(size_of_val(&*self.channels)) + names.sum::<usize>();
         // A queue that grows by doubling has half as much room again.
         let own = size_of::<Notification>() * 3 / 2;
-        own + heap(self.id.len()) + heap(self.data.len()) + channels
+        own + heap(self.id.len()) + heap(self.payload.heap_bytes()) + channels
     }
-}
-
-/// A Pusher channel: its class prefix and a name, for example
-/// `private-posts.42`.
-/// <https://pusher.com/docs/channels/using_channels/channels/#channel-naming-conventions>
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ChannelName(Arc<str>);
-
-impl ChannelName {
-    pub const MAX_LEN: usize = 200;
-
-    /// Whether the servers accept `byte` in a channel's name.
-    pub fn allows(byte: u8) -> bool {
-        byte.is_ascii_alphanumeric() || b"-_=@,.;".contains(&byte)
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        false
-    }
-
-    pub fn class(&self) -> ChannelClass {
-        ChannelClass::of(&self.0)
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ChannelNameError {
-    #[error("the channel name is empty")]
-    Empty,
-    #[error("the channel name has {0} bytes, and the servers take {max}", max = ChannelName::MAX_LEN)]
-    TooLong(usize),
-    #[error("{0:?} may not be in a channel name")]
-    Character(char),
-}
-
-impl FromStr for ChannelName {
-    type Err = ChannelNameError;
-
-    fn from_str(name: &str) -> Result<ChannelName, ChannelNameError> {
-        let rest = name.strip_prefix('#').unwrap_or(name);
-        if rest.is_empty() {
-            return Err(ChannelNameError::Empty);
-        }
-        if !rest.bytes().all(Self::allows) {
-            let is_refused = |c: &char| !u8::try_from(*c).is_ok_and(Self::allows);
-            let character = rest.chars().find(is_refused).expect("a byte of it is refused");
-            return Err(ChannelNameError::Character(character));
-        }
-        if name.len() > Self::MAX_LEN {
-            return Err(ChannelNameError::TooLong(name.len()));
-        }
-        Ok(ChannelName(name.into()))
-    }
-}
-
-impl Borrow<str> for ChannelName {
-    fn borrow(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for ChannelName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for ChannelName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
-    }
-}
-
-impl Serialize for ChannelName {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-/// Who may join a channel, and how, by its prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChannelClass {
-    Public,
-    Cache,
-    Private,
-    PrivateCache,
-    Encrypted,
-    EncryptedCache,
-    Presence,
-    PresenceCache,
-}
-
-impl ChannelClass {
-    /// Longer prefixes first: each also begins with a shorter one of the list.
-    const PREFIXES: [(&'static str, ChannelClass); 7] = [
-        ("private-encrypted-cache-", ChannelClass::EncryptedCache),
-        ("private-encrypted-", ChannelClass::Encrypted),
-        ("private-cache-", ChannelClass::PrivateCache),
-        ("private-", ChannelClass::Private),
-        ("presence-cache-", ChannelClass::PresenceCache),
-        ("presence-", ChannelClass::Presence),
-        ("cache-", ChannelClass::Cache),
-    ];
-
-    /// The class that a name, or the literal beginning of one, belongs to.
-    pub fn of(name: &str) -> ChannelClass {
-        Self::PREFIXES
-            .into_iter()
-            .find(|(prefix, _)| name.starts_with(prefix))
-            .map_or(ChannelClass::Public, |(_, class)| class)
-    }
-
-    /// What a name of this class begins with; empty for a public channel.
-    pub fn prefix(self) -> &'static str {
-        Self::PREFIXES
-            .into_iter()
-            .find(|(_, class)| *class == self)
-            .map_or("", |(prefix, _)| prefix)
-    }
-}
-
-/// A Pusher event's name, for example `PostUpdated` or `App\Events\PostUpdated`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EventName(Arc<str>);
-
-impl EventName {
-    pub const MAX_LEN: usize = 200;
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EventNameError {
-    #[error("the event name is empty")]
-    Empty,
-    #[error("the event name has {0} bytes, and the servers take {max}", max = EventName::MAX_LEN)]
-    TooLong(usize),
-    #[error("the event name has a control character")]
-    Control,
-    #[error("names that begin with pusher: or client- belong to the protocol")]
-    Reserved,
-}
-
-impl FromStr for EventName {
-    type Err = EventNameError;
-
-    fn from_str(name: &str) -> Result<EventName, EventNameError> {
-        if name.is_empty() {
-            return Err(EventNameError::Empty);
-        }
-        if name.len() > Self::MAX_LEN {
-            return Err(EventNameError::TooLong(name.len()));
-        }
-        if name.chars().any(char::is_control) {
-            return Err(EventNameError::Control);
-        }
-        if ["pusher:", "pusher_internal:", "client-"].iter().any(|p| name.starts_with(p)) {
-            return Err(EventNameError::Reserved);
-        }
-        Ok(EventName(name.into()))
-    }
-}
-
-impl fmt::Display for EventName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for EventName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
-    }
-}
-
-impl Serialize for EventName {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-/// The length of `text` as a JSON string literal, quotes included: what a
-/// payload takes of a request, since the protocol sends it as a string.
-pub fn escaped_len(text: &str) -> usize {
-    let escapes: usize = text
-        .bytes()
-        .map(|byte| match byte {
-            b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 1,
-            0..0x20 => 5,
-            _ => 0,
-        })
-        .sum();
-    text.len() + escapes + 2
 }
 
 /// What one batch of changes became: its notifications in order, then how far
@@ -315,57 +193,8 @@ pub fn escaped_len(text: &str) -> usize {
 #[derive(Debug, Default)]
 pub struct Handoff {
     pub notifications: Vec<Notification>,
-    /// Every notification at or below this position has been handed on.
+    /// Tables that were emptied.
+    pub resyncs: Vec<Resync>,
+    /// Everything at or below this position has been handed on.
     pub reached: Option<Position>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_channel_name_takes_only_what_the_servers_take() {
-        for name in ["posts", "private-posts.42", "#server-to-user-42", "a=b@c,d;e_f"] {
-            assert_eq!(name.parse::<ChannelName>().unwrap().as_str(), name);
-        }
-        assert_eq!("".parse::<ChannelName>(), Err(ChannelNameError::Empty));
-        assert_eq!("#".parse::<ChannelName>(), Err(ChannelNameError::Empty));
-        assert_eq!("a b".parse::<ChannelName>(), Err(ChannelNameError::Character(' ')));
-        assert_eq!("a#b".parse::<ChannelName>(), Err(ChannelNameError::Character('#')));
-        assert_eq!("é".parse::<ChannelName>(), Err(ChannelNameError::Character('é')));
-        assert_eq!("x".repeat(201).parse::<ChannelName>(), Err(ChannelNameError::TooLong(201)));
-    }
-
-    #[test]
-    fn a_class_is_told_by_the_longest_prefix() {
-        for (name, class) in [
-            ("posts", ChannelClass::Public),
-            ("privateers", ChannelClass::Public),
-            ("private-posts", ChannelClass::Private),
-            ("private-encrypted-x", ChannelClass::Encrypted),
-            ("private-cache-x", ChannelClass::PrivateCache),
-            ("presence-room.1", ChannelClass::Presence),
-            ("cache-x", ChannelClass::Cache),
-        ] {
-            assert_eq!(ChannelClass::of(name), class, "{name}");
-            assert!(name.starts_with(class.prefix()));
-        }
-    }
-
-    #[test]
-    fn an_event_name_may_be_a_class_but_not_the_protocols() {
-        assert!(r"App\Events\PostUpdated".parse::<EventName>().is_ok());
-        assert_eq!("pusher:ping".parse::<EventName>(), Err(EventNameError::Reserved));
-        assert_eq!("a\nb".parse::<EventName>(), Err(EventNameError::Control));
-        assert_eq!("x".repeat(201).parse::<EventName>(), Err(EventNameError::TooLong(201)));
-    }
-
-    #[test]
-    fn the_escaped_length_is_what_serde_json_writes() {
-        let every_ascii: String = (0..128_u8).map(char::from).collect();
-        for text in ["", "plain", r#"{"a":"b\n"}"#, "é\u{1}\t", &every_ascii] {
-            let written = serde_json::to_string(text).expect("a string is JSON");
-            assert_eq!(escaped_len(text), written.len(), "{text:?}");
-        }
-    }
 }

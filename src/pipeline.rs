@@ -386,8 +386,8 @@ fn handoff_of(router: &mut Router, batch: &Batch) -> Result<Handoff, route::Rena
     for item in batch.items() {
         match item {
             Item::Change(change) => router.route(&change, &mut handoff.notifications)?,
-            Item::Truncate { relation, .. } => {
-                warn!(table = %relation.table, "the table was truncated: pages are not told");
+            Item::Truncate { relation, transaction } => {
+                router.truncate(relation, transaction, &mut handoff.resyncs)?;
             }
             Item::Reached(position) => handoff.reached = Some(position),
         }

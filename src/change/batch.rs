@@ -215,6 +215,11 @@ impl Batch {
         })
     }
 
+    /// What it costs to keep, in bytes, near enough.
+    pub fn heap_bytes(&self) -> usize {
+        self.bytes.len() + size_of_val(&*self.fields) + size_of_val(&*self.entries)
+    }
+
     fn row(&self, range: Range<usize>) -> Row<'_> {
         Row { bytes: &self.bytes, fields: &self.fields[range] }
     }

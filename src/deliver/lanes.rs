@@ -45,7 +45,7 @@ impl Lanes {
 
     fn lane_of(&self, notification: &Notification) -> usize {
         let mut hasher = DefaultHasher::new();
-        notification.entity.hash(&mut hasher);
+        notification.terms.entity.hash(&mut hasher);
         notification.id.hash(&mut hasher);
         let lane = hasher.finish() % self.lanes.len() as u64;
         usize::try_from(lane).expect("it is below the number of lanes")

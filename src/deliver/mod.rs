@@ -119,21 +119,22 @@ async fn print(
 #[cfg(test)]
 mod tests {
     use crate::change::{Position, Timestamp};
-    use crate::notification::{Action, Notification};
+    use crate::notification::{Action, Notification, Payload, Terms};
 
     /// An update of entity `entity` and this id, which is also its position.
     pub(super) fn notification(entity: &str, id: u64, channels: &[&str]) -> Notification {
         Notification {
-            rule: format!("{entity}s").into(),
-            entity: entity.into(),
+            terms: Terms::plain(&format!("{entity}s"), entity).into(),
             action: Action::Updated,
             id: id.to_string().into(),
             event: "PostUpdated".parse().expect("an event"),
+            event_index: 0,
             channels: channels.iter().map(|name| name.parse().expect("a channel")).collect(),
-            data: format!("{{\"id\":{id}}}").into(),
-            partial: false,
+            payload: Payload::Own(format!("{{\"id\":{id}}}").into()),
+            count: 1,
             position: Position::new(id),
             at: Timestamp::from_unix_micros(i64::try_from(id).expect("a small number")),
+            resync: None,
             refusal: None,
         }
     }

@@ -131,7 +131,7 @@ impl Publisher {
         if let Some(first) = rejected.first() {
             warn!(
                 count = rejected.len(),
-                rule = &*first.notification.rule,
+                rule = &*first.notification.terms.rule,
                 path = %self.recorder.path().display(),
                 "notifications were refused for good, and stand in the file with the reason"
             );

@@ -13,15 +13,15 @@ pub(super) fn write_open(
 ) {
     line.extend_from_slice(b"{\"at\":");
     write_json(line, &notification.at.to_string());
-    write_field(line, "rule", &*notification.rule);
+    write_field(line, "rule", &*notification.terms.rule);
     write_field(line, "event", &notification.event);
     write_field(line, "channels", channels);
-    write_field(line, "entity", &*notification.entity);
+    write_field(line, "entity", &*notification.terms.entity);
     line.extend_from_slice(b",\"id\":");
     write_raw(line, &notification.id);
-    write_field(line, "action", &notification.action);
+    write_field(line, "action", notification.action_name());
     line.extend_from_slice(b",\"data\":");
-    write_raw(line, &notification.data);
+    write_raw(line, &notification.data());
     write_field(line, "position", &notification.position.value());
 }
 

@@ -48,7 +48,8 @@ impl fmt::Debug for Stdout {
 }
 
 fn human(notification: &Notification) -> String {
-    let Notification { entity, id, action, event, channels, at, .. } = notification;
+    let Notification { id, event, channels, at, .. } = notification;
+    let (entity, action) = (&notification.terms.entity, notification.action_name());
     let at = at.to_string();
     let time = at.get(11..23).unwrap_or(&at);
     let mut line = format!("{time}  {entity} {id} {action}  {event}");
@@ -67,7 +68,7 @@ fn human(notification: &Notification) -> String {
 
 fn json(line: &mut Vec<u8>, notification: &Notification) {
     record::write_open(line, notification, &notification.channels);
-    record::write_field(line, "partial", &notification.partial);
+    record::write_field(line, "partial", &notification.is_partial());
     match &notification.refusal {
         Some(refusal) => record::write_field(line, "refused", &refusal.to_string()),
         None => {

@@ -4,24 +4,26 @@ use std::sync::Arc;
 
 use super::action::{Announcement, Facts, Rows, decide};
 use super::channel::{BoundChannel, Rendered};
-use super::data::{BoundData, write_minimal};
+use super::data::BoundData;
 use super::event::BoundEvent;
 use super::expression::{BoundExpression, Variable};
 use super::names;
 use super::router::{Counts, Scratch};
 use super::rule::{Options, Rule};
 use super::template::{BoundTemplate, Part, Unrenderable};
-use super::value::{write_json, write_string};
+use super::value::write_json;
 use super::view::{Known, Names, Scope, Side, View};
 use super::{Oversize, SoftDelete};
 use crate::change::{Change, Operation, Relation, TableName};
-use crate::notification::{Action, ChannelName, Notification, Refusal, escaped_len};
+use crate::notification::{
+    Action, Changed, ChannelName, EventName, Notification, Payload, Refusal, Terms, WindowBy,
+    escaped_len, write_string,
+};
 
 #[derive(Debug)]
 pub(super) struct BoundRule {
-    name: Arc<str>,
+    terms: Arc<Terms>,
     names: Names,
-    on: [bool; Action::ALL.len()],
     id: BoundId,
     pub channels: Vec<BoundChannel>,
     pub events: Vec<BoundEvent>,
@@ -54,7 +56,7 @@ struct Letter {
     channels: Vec<ChannelName>,
     /// Why some channels could not be named.
     refused: Vec<String>,
-    partial: bool,
+    payload: Payload,
     refusal: Option<Refusal>,
 }
 
@@ -75,15 +77,18 @@ impl BoundRule {
         };
         let condition = |expression| BoundExpression::new(expression, relation);
         let is_fixed = |name: &str| rule.fixed.iter().any(|fixed| fixed == name);
+        let channels: Vec<_> = rule.channels.iter().map(|c| c.bind(relation, print)).collect();
+        let events: Vec<_> =
+            rule.events.iter().map(|e| BoundEvent::new(e, relation, print)).collect();
+        let terms = terms(rule, &entity, relation, &channels, &events);
         BoundRule {
-            name: rule.name.clone(),
-            on: Action::ALL.map(|action| rule.announces(action)),
+            terms: Arc::new(terms),
             id: match &rule.id {
                 Some(id) => BoundId::Template(id.bind(relation)),
                 None => BoundId::PrimaryKey(relation.primary_key.clone()),
             },
-            channels: rule.channels.iter().map(|c| c.bind(relation, print)).collect(),
-            events: rule.events.iter().map(|e| BoundEvent::new(e, relation, print)).collect(),
+            channels,
+            events,
             membership: rule.membership.as_ref().map(condition),
             when: rule.when.as_ref().map(condition),
             changed: rule
@@ -103,7 +108,12 @@ impl BoundRule {
     }
 
     pub(super) fn name(&self) -> &Arc<str> {
-        &self.name
+        &self.terms.rule
+    }
+
+    /// What it says of all its notifications.
+    pub(super) fn terms(&self) -> &Arc<Terms> {
+        &self.terms
     }
 
     /// The name by which the rule takes the relation.
@@ -135,7 +145,7 @@ impl BoundRule {
         let facts = self.facts(&view);
         for told in decide(facts).into_iter().flatten() {
             let view = View { action: told.action, side: told.side, ..view };
-            if !self.on[told.action as usize] || !self.concerns(&view, facts) {
+            if !self.terms.on[told.action as usize] || !self.concerns(&view, facts) {
                 continue;
             }
             for told in self.by_id(told, &view, scratch).into_iter().flatten() {
@@ -263,7 +273,7 @@ impl BoundRule {
         let mut letter = Letter {
             channels: Vec::with_capacity(self.channels.len()),
             refused: Vec::new(),
-            partial: false,
+            payload: Payload::Minimal { changed: None, partial: false },
             refusal: None,
         };
         for side in rows.sides() {
@@ -286,7 +296,8 @@ impl BoundRule {
             letter.refusal = Some(Refusal::Unrenderable { part: "id", reason });
         }
         self.write_data(view, options.max_data_bytes, &mut letter, scratch);
-        counts.partial += u64::from(letter.partial && letter.refusal.is_none());
+        let is_partial = matches!(letter.payload, Payload::Minimal { partial: true, .. });
+        counts.partial += u64::from(is_partial && letter.refusal.is_none());
         letter
     }
 
@@ -295,28 +306,27 @@ impl BoundRule {
         view: &View<'_>,
         limit: usize,
         letter: &mut Letter,
-        Scratch { id, data, at, .. }: &mut Scratch,
+        Scratch { data, .. }: &mut Scratch,
     ) {
         data.clear();
+        let mut partial = false;
         if let Some(template) = &self.data {
             let made = template.write(view, data);
             let bytes = escaped_len(data);
-            if made.is_ok() && bytes <= limit {
-                return;
-            }
-            if made.is_ok() && self.oversize == Oversize::Reject {
+            if made.is_ok() && bytes > limit && self.oversize == Oversize::Reject {
                 letter.refusal.get_or_insert(Refusal::Oversize { bytes, limit });
+            } else if made.is_ok() && bytes <= limit {
+                letter.payload = Payload::Own(data.as_str().into());
                 return;
             }
-            data.clear();
-            letter.partial = true;
+            partial = true;
         }
-        let at = at.print(view.change.transaction.at);
-        write_minimal(view, id, at, letter.partial, data);
-        let bytes = escaped_len(data);
-        if bytes > limit {
-            letter.refusal.get_or_insert(Refusal::Oversize { bytes, limit });
-        }
+        let changed = if view.tells_changed() { view.changed() } else { None };
+        let changed = changed.map(|columns| Changed {
+            relation: view.change.relation.clone(),
+            columns: columns.collect(),
+        });
+        letter.payload = Payload::Minimal { changed, partial };
     }
 
     fn post(
@@ -326,17 +336,18 @@ impl BoundRule {
         scratch: &Scratch,
         out: &mut Vec<Notification>,
     ) {
-        let notification = |event, channels, refusal| Notification {
-            rule: self.name.clone(),
-            entity: self.names.entity.clone(),
+        let notification = |event_index, event, channels, refusal| Notification {
+            terms: self.terms.clone(),
             action: view.action,
             id: scratch.id.as_str().into(),
             event,
+            event_index,
             channels,
-            data: scratch.data.as_str().into(),
-            partial: letter.partial,
+            payload: letter.payload.clone(),
+            count: 1,
             position: view.change.transaction.position,
             at: view.change.transaction.at,
+            resync: None,
             refusal,
         };
         let mut channels = letter.channels;
@@ -351,16 +362,40 @@ impl BoundRule {
             if !letter.refused.is_empty() {
                 let reason = letter.refused.join("; ");
                 let refusal = Refusal::Unrenderable { part: "channels", reason };
-                out.push(notification(event.clone(), Vec::new(), Some(refusal)));
+                out.push(notification(index, event.clone(), Vec::new(), Some(refusal)));
             }
             if !channels.is_empty() {
                 let is_last = index + 1 == self.events.len();
                 let channels =
                     if is_last { std::mem::take(&mut channels) } else { channels.clone() };
                 let refusal = letter.refusal.clone().or(nameless);
-                out.push(notification(event, channels, refusal));
+                out.push(notification(index, event, channels, refusal));
             }
         }
+    }
+}
+
+fn terms(
+    rule: &Rule,
+    entity: &Arc<str>,
+    relation: &Relation,
+    channels: &[BoundChannel],
+    events: &[BoundEvent],
+) -> Terms {
+    let resync: EventName = "rowcast.resync".parse().expect("a valid event name");
+    let _ = relation;
+    Terms {
+        rule: rule.name.clone(),
+        entity: entity.clone(),
+        window: None,
+        window_by: WindowBy::Id,
+        id_is_row: rule.id.is_none(),
+        on: Action::ALL.map(|action| rule.announces(action)),
+        events: events.iter().map(BoundEvent::constants).collect(),
+        may_collapse: true,
+        resync_events: vec![resync],
+        resync_data: None,
+        channels: channels.iter().filter_map(BoundChannel::pattern).collect(),
     }
 }
 

@@ -4,7 +4,7 @@
 use super::template::{BoundPart, BoundTemplate, Part, Printed, Template, Unrenderable};
 use super::view::View;
 use crate::change::Relation;
-use crate::notification::{ChannelClass, ChannelName};
+use crate::notification::{self, ChannelClass, ChannelName, ChannelPattern};
 
 /// A template that cannot become a channel of another class.
 #[derive(Clone, Debug)]
@@ -162,6 +162,20 @@ pub(super) enum Rendered {
 impl BoundChannel {
     pub(super) fn problem(&self) -> Option<&ChannelTemplateError> {
         self.class.as_ref().err()
+    }
+
+    /// Every name that it may make; `None` if it can make none.
+    pub(super) fn pattern(&self) -> Option<ChannelPattern> {
+        let class = *self.class.as_ref().ok()?;
+        let parts = self.template.parts.iter().map(|part| match part {
+            BoundPart::Text(text) => notification::Part::Text(text.clone()),
+            BoundPart::Expression { dotted, .. } => notification::Part::Value { dotted: *dotted },
+            BoundPart::Variable(_)
+            | BoundPart::Column { .. }
+            | BoundPart::NoColumn(_)
+            | BoundPart::Block(_) => notification::Part::Value { dotted: false },
+        });
+        Some(ChannelPattern::new(parts.collect(), class))
     }
 
     /// Adds the channel of the view's row to `channels`, once.

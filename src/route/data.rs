@@ -3,9 +3,9 @@
 use super::config::Data;
 use super::expression::Reads;
 use super::template::{BoundTemplate, ParseTemplateError, Part, Template, Unrenderable};
-use super::value::write_string;
 use super::view::View;
 use crate::change::Relation;
+use crate::notification::write_string;
 
 /// A payload in the shape that the rule gives it.
 #[derive(Clone, Debug)]
@@ -161,32 +161,4 @@ impl BoundData {
         }
         Ok(())
     }
-}
-
-/// Appends the payload that tells what to refetch, and no more.
-pub(super) fn write_minimal(view: &View<'_>, id: &str, at: &str, partial: bool, out: &mut String) {
-    out.push_str("{\"entity\":");
-    write_string(out, &view.names.entity);
-    for text in [",\"action\":\"", view.action.name(), "\",\"id\":", id] {
-        out.push_str(text);
-    }
-    if view.tells_changed()
-        && let Some(changed) = view.changed()
-    {
-        out.push_str(",\"changed\":[");
-        for (index, column) in changed.enumerate() {
-            if index > 0 {
-                out.push(',');
-            }
-            write_string(out, column);
-        }
-        out.push(']');
-    }
-    for text in [",\"at\":\"", at, "\""] {
-        out.push_str(text);
-    }
-    if partial {
-        out.push_str(",\"partial\":true");
-    }
-    out.push('}');
 }

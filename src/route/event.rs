@@ -46,6 +46,15 @@ impl BoundEvent {
         }
     }
 
+    /// By action, if no row value names it and all can be named.
+    pub(super) fn constants(&self) -> Option<[EventName; Action::ALL.len()]> {
+        let BoundEvent::Constant([Ok(created), Ok(updated), Ok(deleted), Ok(restored)]) = self
+        else {
+            return None;
+        };
+        Some([created.clone(), updated.clone(), deleted.clone(), restored.clone()])
+    }
+
     pub(super) fn name(&self, view: &View<'_>) -> Result<EventName, String> {
         match self {
             BoundEvent::Constant(names) => names[view.action as usize].clone(),

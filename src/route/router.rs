@@ -3,8 +3,8 @@ use std::sync::Arc;
 
 use super::Rules;
 use super::bound::BoundRule;
-use crate::change::{Change, Relation, TableName, Timestamp};
-use crate::notification::Notification;
+use crate::change::{Change, Relation, TableName, Transaction};
+use crate::notification::{Notification, Reason, Resync, Terms};
 
 /// The rules at work on one session's relations.
 #[derive(Debug)]
@@ -45,23 +45,6 @@ pub(super) struct Scratch {
     pub id: String,
     pub text: String,
     pub data: String,
-    pub at: At,
-}
-
-/// When the transaction was committed, printed once for all its changes.
-#[derive(Debug, Default)]
-pub(super) struct At {
-    printed: Option<Timestamp>,
-    text: String,
-}
-
-impl At {
-    pub(super) fn print(&mut self, at: Timestamp) -> &str {
-        if self.printed.replace(at) != Some(at) {
-            self.text = at.to_string();
-        }
-        &self.text
-    }
 }
 
 /// What a router left out or cut short, since it was made.
@@ -106,22 +89,55 @@ impl Router {
         out: &mut Vec<Notification>,
     ) -> Result<(), Renamed> {
         let Router { rules, tables, scratch, counts } = self;
-        let relation = change.relation;
-        let table = match tables.get_mut(&relation.oid) {
-            Some(table) if Arc::ptr_eq(&table.relation, relation) => table,
-            _ => {
-                let table = Table { relation: relation.clone(), rules: rules.bind(relation) };
-                if let Some(before) = tables.get(&relation.oid) {
-                    before.may_become(&table)?;
-                }
-                tables.entry(relation.oid).insert_entry(table).into_mut()
-            }
-        };
-        for rule in &table.rules {
+        for rule in &table_of(rules, tables, change.relation)?.rules {
             rule.announce(change, &rules.options, scratch, counts, out);
         }
         Ok(())
     }
+
+    /// Appends what the rules say about a table that was emptied at once.
+    ///
+    /// # Errors
+    /// As [`Router::route`].
+    pub fn truncate(
+        &mut self,
+        relation: &Arc<Relation>,
+        transaction: Transaction,
+        out: &mut Vec<Resync>,
+    ) -> Result<(), Renamed> {
+        let Router { rules, tables, .. } = self;
+        out.extend(table_of(rules, tables, relation)?.rules.iter().map(|rule| Resync {
+            terms: rule.terms().clone(),
+            reason: Reason::Truncate,
+            count: None,
+            position: Some(transaction.position),
+            at: transaction.at,
+        }));
+        Ok(())
+    }
+
+    /// Those of each rule on each table that it takes.
+    pub fn terms(&self) -> impl Iterator<Item = &Arc<Terms>> {
+        self.tables.values().flat_map(|table| table.rules.iter().map(BoundRule::terms))
+    }
+}
+
+/// The rules on the relation, bound anew if it was described anew.
+fn table_of<'a>(
+    rules: &Rules,
+    tables: &'a mut HashMap<u32, Table>,
+    relation: &Arc<Relation>,
+) -> Result<&'a Table, Renamed> {
+    let is_known =
+        tables.get(&relation.oid).is_some_and(|table| Arc::ptr_eq(&table.relation, relation));
+    if !is_known {
+        let table = Table { relation: relation.clone(), rules: rules.bind(relation) };
+        if let Some(before) = tables.get(&relation.oid) {
+            before.may_become(&table)?;
+        }
+        tables.insert(relation.oid, table);
+    }
+    Ok(&tables[&relation.oid])
 }
 
 impl Table {

@@ -6,9 +6,10 @@ use minijinja::Error;
 
 use super::expression::{Block, BoundBlock, BoundExpression, Expression, Outcome, Reads, Variable};
 use super::lex::{closing, is_identifier, last_filter, words};
-use super::value::{write_engine_json, write_engine_text, write_json, write_string, write_text};
+use super::value::{write_engine_json, write_engine_text, write_json, write_text};
 use super::view::{Known, Scope, View};
 use crate::change::{Kind, Relation};
+use crate::notification::write_string;
 
 #[derive(Clone, Debug)]
 pub(super) struct Template {

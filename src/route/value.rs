@@ -1,7 +1,6 @@
 //! A column's text as JSON, as text in a template, and as a value of the engine.
 
 use std::borrow::Cow;
-use std::io;
 
 use jiff::tz::TimeZone;
 use minijinja::Value as Engine;
@@ -10,6 +9,7 @@ use serde::de::IgnoredAny;
 
 use super::moment;
 use crate::change::Kind;
+use crate::notification::write_string;
 
 /// JavaScript's `Number.MAX_SAFE_INTEGER`: a larger id would be rounded, and a
 /// client would fetch another row.
@@ -132,32 +132,6 @@ pub(super) fn write_engine_text(out: &mut String, value: &Engine) -> Option<()> 
         _ => write_engine_json(out, value)?,
     }
     Some(())
-}
-
-/// Appends `text` as a JSON string.
-pub(super) fn write_string(out: &mut String, text: &str) {
-    // Few texts need an escape; the writer would check each piece's UTF-8 anew.
-    if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
-        out.push('"');
-        out.push_str(text);
-        out.push('"');
-        return;
-    }
-    serde_json::to_writer(Append(out), text).expect("a string takes any text");
-}
-
-struct Append<'a>(&'a mut String);
-
-impl io::Write for Append<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let text = std::str::from_utf8(bytes).map_err(io::Error::other)?;
-        self.0.push_str(text);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 fn is_safe_integer(text: &str) -> bool {

@@ -87,21 +87,18 @@ impl<'a> View<'a> {
         self.change.operation == Operation::Update && self.action != Action::Created && !replaced
     }
 
-    /// Names of the changed columns in their order, if of each it is known
+    /// Indexes of the changed columns in their order, if of each it is known
     /// whether it changed. None changed in a row that is new or gone.
-    pub(super) fn changed(&self) -> Option<impl Iterator<Item = &'a str> + use<'a>> {
+    pub(super) fn changed(&self) -> Option<impl Iterator<Item = u16> + use<'a>> {
         let change = self.change;
-        let columns = match self.tells_changed() {
-            true => &*change.relation.columns,
-            false => &[],
+        let count = match self.tells_changed() {
+            // Postgres allows 1600 of them.
+            true => u16::try_from(change.relation.columns.len()).unwrap_or(u16::MAX),
+            false => 0,
         };
-        let all_known = (0..columns.len()).all(|column| change.column_changed(column).is_some());
-        all_known.then(|| {
-            let changed = columns.iter().enumerate();
-            changed
-                .filter(move |(column, _)| change.column_changed(*column) == Some(true))
-                .map(|(_, column)| &*column.name)
-        })
+        let column_changed = move |column: u16| change.column_changed(usize::from(column));
+        let all_known = (0..count).all(|column| column_changed(column).is_some());
+        all_known.then(|| (0..count).filter(move |column| column_changed(*column) == Some(true)))
     }
 }
 

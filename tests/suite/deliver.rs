@@ -10,7 +10,7 @@ use std::time::Duration;
 use rowcast::change::{Position, Timestamp};
 use rowcast::deliver::pusher::{self, Client, Server};
 use rowcast::deliver::{Deliver, Error, Limits, RejectedFile, Sink};
-use rowcast::notification::{Action, Handoff, Notification, Refusal};
+use rowcast::notification::{Action, Handoff, Notification, Payload, Refusal, Terms};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
@@ -22,16 +22,19 @@ use crate::harness::wait::SOON;
 /// The update number `position` of entity `id`, on these channels.
 fn update(id: u64, position: u64, channels: &[String]) -> Notification {
     Notification {
-        rule: "posts".into(),
-        entity: "post".into(),
+        terms: Terms::plain("posts", "post").into(),
         action: Action::Updated,
         id: id.to_string().into(),
         event: "PostUpdated".parse().expect("an event"),
+        event_index: 0,
         channels: channels.iter().map(|name| name.parse().expect("a channel")).collect(),
-        data: json!({ "entity": "post", "id": id, "number": position }).to_string().into(),
-        partial: false,
+        payload: Payload::Own(
+            json!({ "entity": "post", "id": id, "number": position }).to_string().into(),
+        ),
+        count: 1,
         position: Position::new(position),
         at: Timestamp::now(),
+        resync: None,
         refusal: None,
     }
 }
@@ -42,7 +45,7 @@ fn post(id: u64, position: u64) -> Notification {
 
 fn handoff(notifications: Vec<Notification>) -> Handoff {
     let reached = notifications.last().map(|last| last.position);
-    Handoff { notifications, reached }
+    Handoff { notifications, resyncs: Vec::new(), reached }
 }
 
 fn number(accepted: &Accepted) -> u64 {
@@ -150,7 +153,7 @@ async fn a_quiet_notification_is_one_request_and_confirmed_after_its_answer() {
     assert_eq!(channels, ["private-posts.42", "private-posts"]);
     assert_eq!(endpoint.requests(), 1);
     // An idle position needs no request.
-    let idle = Handoff { notifications: Vec::new(), reached: Some(Position::new(9)) };
+    let idle = Handoff { reached: Some(Position::new(9)), ..Handoff::default() };
     session.handoffs.send(idle).await.expect("delivery runs");
     session.wait_confirmed(9).await;
     session.finish().await.expect("all is delivered");

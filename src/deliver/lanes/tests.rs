@@ -8,7 +8,7 @@ use super::*;
 use crate::change::Position;
 use crate::deliver::pusher::{Problem, Server};
 use crate::deliver::tests::notification;
-use crate::notification::Refusal;
+use crate::notification::{Payload, Refusal};
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -20,7 +20,7 @@ fn timeout() -> Problem {
 fn numbered(id: u64, number: u64, channels: &[&str]) -> Notification {
     let mut made = notification("post", id, channels);
     made.position = Position::new(number);
-    made.data = number.to_string().into();
+    made.payload = Payload::Own(number.to_string().into());
     made
 }
 

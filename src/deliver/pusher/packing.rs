@@ -51,7 +51,7 @@ pub(in crate::deliver) fn pack<'a>(
     let batch = Batch::new(max_pairs.min(capacity.batch_events), capacity.body_bytes);
     batch
         .pack(first, channels, rest)
-        .unwrap_or_else(|| event(&first.event, channels, &first.data, max_pairs, capacity))
+        .unwrap_or_else(|| event(&first.event, channels, &first.data(), max_pairs, capacity))
 }
 
 /// The body of `events` for as many of `channels` as fit, at least one.
@@ -132,6 +132,7 @@ impl Batch {
             return false;
         }
         let mark = self.body.len();
+        let data = notification.data();
         for (index, channel) in channels.iter().enumerate() {
             if self.pairs + index > 0 {
                 self.body.push(b',');
@@ -141,7 +142,7 @@ impl Batch {
             self.body.extend_from_slice(b",\"channel\":");
             write_string(&mut self.body, channel.as_str());
             self.body.extend_from_slice(b",\"data\":");
-            write_string(&mut self.body, &notification.data);
+            write_string(&mut self.body, &data);
             self.body.push(b'}');
             if self.body.len() + Self::END.len() > self.max_bytes {
                 self.body.truncate(mark);
@@ -165,6 +166,7 @@ mod tests {
     use super::*;
     use crate::deliver::pusher::Server;
     use crate::deliver::tests::notification;
+    use crate::notification::Payload;
 
     /// The pairs of a request, in order: event, channel and data.
     fn pairs(packed: &Packed) -> Vec<(String, String, String)> {
@@ -205,7 +207,7 @@ mod tests {
 
     fn flat(queue: &[Notification]) -> Vec<(String, String, String)> {
         let pairs = queue.iter().flat_map(|n| {
-            n.channels.iter().map(|c| (n.event.to_string(), c.to_string(), n.data.to_string()))
+            n.channels.iter().map(|c| (n.event.to_string(), c.to_string(), n.data().into_owned()))
         });
         pairs.collect()
     }
@@ -264,7 +266,7 @@ mod tests {
         let capacity = Server::Reverb.capacity();
         let mut one = notification("post", 1, &[&"c".repeat(ChannelName::MAX_LEN)]);
         one.event = r"\".repeat(EventName::MAX_LEN).parse().expect("an event");
-        one.data = "x".repeat(capacity.max_data_bytes() - 2).into();
+        one.payload = Payload::Own("x".repeat(capacity.max_data_bytes() - 2).into());
         let packed = pack(&one, 0, [].iter(), usize::MAX, capacity);
         assert!(packed.body.len() <= capacity.body_bytes, "{}", packed.body.len());
     }
@@ -278,7 +280,8 @@ mod tests {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             let mut made = notification("post", 1, &names);
             let text = if quotes { "\"".repeat(data / 2) } else { "x".repeat(data) };
-            made.data = serde_json::to_string(&text).expect("a string is JSON").into();
+            made.payload =
+                Payload::Own(serde_json::to_string(&text).expect("a string is JSON").into());
             made
         });
         prop::collection::vec(made, 1..40)

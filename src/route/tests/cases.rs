@@ -89,8 +89,8 @@ fn compile(file: &File, rule: &toml::Table) -> Result<Rules, Vec<Problem>> {
 
 fn as_json(notification: &Notification) -> Map<String, Json> {
     let Json::Object(mut object) = json!({
-        "rule": *notification.rule,
-        "entity": *notification.entity,
+        "rule": *notification.terms.rule,
+        "entity": *notification.terms.entity,
         "action": notification.action,
         "id": serde_json::from_str::<Json>(&notification.id).expect("the id is JSON"),
         "event": notification.event,
@@ -100,11 +100,11 @@ fn as_json(notification: &Notification) -> Map<String, Json> {
     }) else {
         unreachable!("an object was written");
     };
-    if !notification.data.is_empty() {
-        let data = serde_json::from_str(&notification.data).expect(&notification.data);
+    if !notification.data().is_empty() {
+        let data = serde_json::from_str(&notification.data()).expect("a payload is JSON");
         object.insert("data".to_owned(), data);
     }
-    if notification.partial {
+    if notification.is_partial() {
         object.insert("partial".to_owned(), true.into());
     }
     if let Some(refusal) = &notification.refusal {

@@ -56,7 +56,7 @@ fn a_relation_that_is_described_anew_is_bound_anew() {
     let mut router = Router::new(Arc::new(rules));
     let before = posts(&["id integer", "slug text", "author integer"]);
     let told = insert(&mut router, &before, r#"{"id":1,"slug":"a","author":null}"#);
-    assert_eq!(&*told[0].data, r#"{"slug":"a"}"#);
+    assert_eq!(&*told[0].data(), r#"{"slug":"a"}"#);
     assert_eq!(router.counts.null_channels, 1);
     assert_eq!(router.counts.partial, 0);
 
@@ -65,7 +65,7 @@ fn a_relation_that_is_described_anew_is_bound_anew() {
     assert_eq!(told.len(), 2);
     assert!(told[0].refusal.as_ref().unwrap().to_string().contains("no column slug"));
     assert_eq!(told[1].channels[0].as_str(), "y.5");
-    assert!(told[1].partial);
+    assert!(told[1].is_partial());
     assert_eq!(router.counts.partial, 1);
 }
 
@@ -85,10 +85,10 @@ fn rows_from_before_a_table_was_renamed_are_told_by_the_rule_that_names_it_now()
     assert_eq!(rules.wanted(&older), [true]);
     let mut router = Router::new(Arc::new(rules));
     let told = insert(&mut router, &older, r#"{"id":1}"#);
-    assert_eq!(&*told[0].entity, "article");
+    assert_eq!(&*told[0].terms.entity, "article");
     assert_eq!(told[0].event.as_str(), "ArticleCreated");
     assert_eq!(told[0].channels[0].as_str(), "articles.1");
-    assert_eq!(&*told[0].data, r#"{"entity":"article","table":"articles"}"#);
+    assert_eq!(&*told[0].data(), r#"{"entity":"article","table":"articles"}"#);
     let later = renamed(&older, "articles", None);
     assert_eq!(insert(&mut router, &later, r#"{"id":1}"#).len(), 1);
 }
@@ -151,7 +151,7 @@ fn the_minimal_payload_keeps_its_order() {
     let told = insert(&mut Router::new(Arc::new(rules)), &posts(&["id integer"]), r#"{"id":1}"#);
     let at = "2026-11-20T21:34:00.123456Z";
     let expected = format!(r#"{{"entity":"post","action":"created","id":1,"at":"{at}"}}"#);
-    assert_eq!(*told[0].data, *expected);
+    assert_eq!(*told[0].data(), *expected);
     assert_eq!(&*told[0].id, "1");
 }
 

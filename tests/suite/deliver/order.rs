@@ -8,6 +8,7 @@ use std::time::Duration;
 use rowcast::change::Position;
 use rowcast::deliver::ByteSize;
 use rowcast::deliver::pusher::Server;
+use rowcast::notification::Payload;
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
@@ -21,7 +22,8 @@ async fn reading_is_held_back_at_max_pending_and_delivery_goes_on() {
     let mut setup = Setup::new(&endpoint);
     let large = |n| {
         let mut made = post(n, n);
-        made.data = json!({ "number": n, "padding": "x".repeat(6000) }).to_string().into();
+        made.payload =
+            Payload::Own(json!({ "number": n, "padding": "x".repeat(6000) }).to_string().into());
         made
     };
     let fit = (1 << 20) / large(1).weight() + 1;

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use rowcast::deliver::pusher::{self, Client, Problem, Server};
+use rowcast::notification::Payload;
 use rowcast::secret::Secret;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -25,8 +26,9 @@ async fn every_server_gets_requests_within_its_limits() {
             channels.extend((0..dice.below(40).saturating_sub(30) * 15).map(|c| format!("c-{c}")));
             let mut made = update(n, n, &channels);
             let text = "\"é".repeat(usize::try_from(dice.below(400)).expect("small"));
-            made.data =
-                json!({ "entity": "post", "id": n, "number": n, "text": text }).to_string().into();
+            made.payload = Payload::Own(
+                json!({ "entity": "post", "id": n, "number": n, "text": text }).to_string().into(),
+            );
             made
         });
         let notifications: Vec<_> = notifications.collect();

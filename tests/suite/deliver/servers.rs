@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use rowcast::deliver::pusher::{Client, Problem, Server};
+use rowcast::notification::Payload;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
@@ -50,7 +51,8 @@ async fn a_real_sockudo_refuses_what_is_too_large_and_takes_the_rest() {
     let setup = Setup::of(toml::from_str(&sockudo_toml(sockudo)).expect("a valid configuration"));
     let mut session = setup.session();
     let mut large = post(2, 2);
-    large.data = json!({ "id": 2, "text": "x".repeat(200_000) }).to_string().into();
+    large.payload =
+        Payload::Own(json!({ "id": 2, "text": "x".repeat(200_000) }).to_string().into());
     session.send(vec![post(2, 1), large, post(2, 3)]).await;
     session.wait_confirmed(3).await;
     let rejected = setup.rejected();

@@ -1,0 +1,79 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Action, ChannelPattern, EventName};
+
+/// What a rule says of all notifications about one table, made once.
+#[derive(Debug)]
+pub struct Terms {
+    /// As it is named in the configuration.
+    pub rule: Arc<str>,
+    pub entity: Arc<str>,
+    /// How long further changes of what was just sent are gathered. `None`: each
+    /// is sent, and nothing is folded.
+    pub window: Option<Duration>,
+    pub window_by: WindowBy,
+    /// Whether an id names one row, so that what one transaction did to it may
+    /// come to nothing. Not so where a child announces its parent.
+    pub id_is_row: bool,
+    /// The actions that the rule announces.
+    pub on: [bool; Action::ALL.len()],
+    /// The names of each of the rule's events by action; `None` where row values
+    /// name it.
+    pub events: Vec<Option<[EventName; Action::ALL.len()]>>,
+    /// Too many changes may be told by one resync. Otherwise reading waits.
+    pub may_collapse: bool,
+    /// Events that a resync is told by; at least one.
+    pub resync_events: Vec<EventName>,
+    /// A resync's payload, if it is not the minimal one.
+    pub resync_data: Option<Box<[Piece]>>,
+    /// Every channel that the rule may name for the table.
+    pub channels: Vec<ChannelPattern>,
+}
+
+/// Which notifications share a window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WindowBy {
+    /// Those about one entity and id.
+    #[default]
+    Id,
+    /// Those on one channel, whatever their id.
+    Channel,
+}
+
+/// A piece of a resync's payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// Of the JSON text itself.
+    Text(Box<str>),
+    /// The reason's word, without quotes.
+    Reason,
+    /// How many changes it stands for, or `null`.
+    Count,
+}
+
+impl Terms {
+    /// The event of that index for the action, if no row value names it.
+    pub fn event(&self, index: usize, action: Action) -> Option<&EventName> {
+        Some(&self.events.get(index)?.as_ref()?[action as usize])
+    }
+
+    /// Terms by which every change is sent, on channels that are told by each
+    /// notification only.
+    pub fn plain(rule: &str, entity: &str) -> Terms {
+        Terms {
+            rule: rule.into(),
+            entity: entity.into(),
+            window: None,
+            window_by: WindowBy::Id,
+            id_is_row: true,
+            on: [true; Action::ALL.len()],
+            events: Vec::new(),
+            may_collapse: false,
+            resync_events: vec!["rowcast.resync".parse().expect("a valid event name")],
+            resync_data: None,
+            channels: Vec::new(),
+        }
+    }
+}
