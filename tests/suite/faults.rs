@@ -22,14 +22,20 @@ use crate::harness::{
 const IDS: i32 = 7;
 
 /// Rows that count their own updates, and rowcast between them and a strict endpoint.
-struct Scene {
-    database: Database,
-    endpoint: Endpoint,
-    rowcast: Rowcast,
+pub(crate) struct Scene {
+    pub(crate) database: Database,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) rowcast: Rowcast,
 }
 
 impl Scene {
     async fn on(database: Database) -> Scene {
+        let toml = database.toml();
+        Scene::by(database, &toml).await
+    }
+
+    /// With a `[database]` of its own.
+    pub(crate) async fn by(database: Database, toml: &str) -> Scene {
         database
             .psql(&format!(
                 "create table counters (id int primary key, version int not null);
@@ -38,10 +44,9 @@ impl Scene {
             .await;
         let endpoint = Endpoint::start(Server::Sockudo).await;
         let rowcast = Rowcast::new(&format!(
-            "{}[pusher]\n{}[run]\nstate_dir = 'state'\ngrace = '2s'\n\
+            "{toml}[pusher]\n{}[run]\nstate_dir = 'state'\ngrace = '2s'\n\
              [[rule]]\ntable = 'counters'\nchannels = ['counters.{{{{ id }}}}', 'counters']\n\
              data = {{ entity = 'counter', id = '{{{{ id }}}}', version = '{{{{ version }}}}' }}\n",
-            database.toml(),
             endpoint.toml(),
         ));
         let setup = rowcast.start(&["setup"]);
@@ -49,7 +54,7 @@ impl Scene {
         Scene { database, endpoint, rowcast }
     }
 
-    async fn run(&self) -> Process {
+    pub(crate) async fn run(&self) -> Process {
         let run = self.rowcast.start(&["run"]);
         run.stderr.wait_for(SOON, "streaming changes").await;
         run
@@ -64,7 +69,7 @@ impl Scene {
 
     /// Every version that was ever committed was accepted on both channels, and the last accepted of each id is
     /// what the table says.
-    async fn assert_nothing_is_lost(&self) {
+    pub(crate) async fn assert_nothing_is_lost(&self) {
         let versions = self.versions().await;
         let all_there = |accepted: &[Accepted]| {
             versions.iter().all(|(id, version)| {
@@ -89,13 +94,13 @@ fn heard(accepted: &[Accepted], channel: &str, id: i32) -> Vec<i32> {
 }
 
 /// Counts up rows in turn, one commit each, until it is told to stop; goes on after the server was away.
-struct Writer {
+pub(crate) struct Writer {
     stop: tokio::sync::watch::Sender<bool>,
     writing: JoinHandle<u32>,
 }
 
 impl Writer {
-    fn start(url: String) -> Writer {
+    pub(crate) fn start(url: String) -> Writer {
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let writing = tokio::spawn(async move {
             let mut commits = 0;
@@ -124,7 +129,7 @@ impl Writer {
     }
 
     /// How many commits it knows of.
-    async fn stop(self) -> u32 {
+    pub(crate) async fn stop(self) -> u32 {
         self.stop.send_replace(true);
         self.writing.await.unwrap()
     }

@@ -1,14 +1,26 @@
 //! Claims about the harness, on which all other tests rely.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    io::ErrorKind,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 
 use crate::harness::{
     client::{EchoChannel, Listener},
     cluster::{Cluster, Stop, Version, on_every_version},
     database::Database,
     process::Process,
+    proxy::{Pace, Proxy, Which},
     psql, scratch,
     sockudo::Sockudo,
     wait::{SOON, eventually},
@@ -45,7 +57,7 @@ async fn a_dropped_database_takes_its_slots_along_even_one_in_use() {
     database
         .psql(&format!("select pg_create_logical_replication_slot('{slot}', 'test_decoding')"))
         .await;
-    let reader = receive(&database);
+    let reader = receive(&database, &database.url());
     let slots =
         |what| format!("select {what} from pg_replication_slots where slot_name = '{slot}'");
     let active = slots("active");
@@ -135,6 +147,70 @@ async fn pusher_js_notices_that_the_server_is_gone() {
 }
 
 #[tokio::test]
+async fn a_proxy_stalls_slows_refuses_and_cuts() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut proxy = Proxy::to(listener.local_addr().unwrap());
+    let connect = async |port: u16| TcpStream::connect(("127.0.0.1", port)).await;
+    let mut client = connect(proxy.port()).await.unwrap();
+    let (mut server, _) = listener.accept().await.unwrap();
+    let mut byte = [0];
+
+    proxy.stall(Which::All);
+    client.write_all(b"a").await.unwrap();
+    server.write_all(b"b").await.unwrap();
+    let silence = Duration::from_millis(100);
+    assert!(timeout(silence, server.read(&mut byte)).await.is_err());
+    assert!(timeout(silence, client.read(&mut byte)).await.is_err());
+    proxy.resume();
+    server.read_exact(&mut byte).await.unwrap();
+    client.read_exact(&mut byte).await.unwrap();
+
+    let latency = Duration::from_millis(50);
+    proxy.slow(Pace { bytes_per_second: 20, latency });
+    let begun = Instant::now();
+    client.write_all(b"slow").await.unwrap();
+    server.read_exact(&mut [0; 4]).await.unwrap();
+    assert!(begun.elapsed() >= latency + Duration::from_millis(200), "{:?}", begun.elapsed());
+    proxy.resume();
+
+    proxy.refuse().await;
+    assert!(connect(proxy.port()).await.is_err());
+    client.write_all(b"c").await.unwrap();
+    server.read_exact(&mut byte).await.unwrap();
+    proxy.come_back();
+    let _other = connect(proxy.port()).await.unwrap();
+    let _ = listener.accept().await.unwrap();
+
+    proxy.cut(Which::All);
+    for end in [&mut client, &mut server] {
+        let error = end.read(&mut byte).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+    eventually(SOON, "none is open", async || (proxy.open(Which::All) == 0).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_proxy_tells_the_connection_that_streams_from_the_others() {
+    let database = Database::on(Version::DEFAULT).await;
+    let slot = database.slot();
+    database
+        .psql(&format!("select pg_create_logical_replication_slot('{slot}', 'test_decoding')"))
+        .await;
+    let proxy = Proxy::to(([127, 0, 0, 1], database.cluster.port()).into());
+    let url = format!("postgres://postgres@127.0.0.1:{}/{}", proxy.port(), database.name);
+    let reader = receive(&database, &url);
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    eventually(SOON, "both are open", async || {
+        (proxy.open(Which::Streaming) == 1 && proxy.open(Which::Ordinary) == 1).then_some(())
+    })
+    .await;
+    proxy.cut(Which::Streaming);
+    assert_ne!(reader.exit_code(SOON).await, 0);
+    client.batch_execute("select 1").await.unwrap();
+}
+
+#[tokio::test]
 async fn a_process_is_heard_asked_and_waited_for() {
     let process = shell(
         "trap 'echo bye; exit 3' TERM; echo ready; while read -r line; do echo \"got $line\" >&2; done",
@@ -201,11 +277,12 @@ fn shell(script: &str) -> Process {
     Process::spawn(Command::new("sh").args(["-c", script]), scratch::root())
 }
 
-fn receive(database: &Database) -> Process {
+/// Reads the slot of `database` by `url`.
+fn receive(database: &Database, url: &str) -> Process {
     let mut command = Command::new(Version::DEFAULT.bin().join("pg_recvlogical"));
     command.args([
         "--dbname",
-        &database.url(),
+        url,
         "--slot",
         &database.slot(),
         "--start",

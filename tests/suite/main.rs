@@ -11,6 +11,7 @@ mod harness;
 mod harness_itself;
 mod imports;
 mod main_job;
+mod network;
 mod readme;
 mod setup;
 mod setup_command;

@@ -11,6 +11,7 @@ mod http;
 pub mod lines;
 pub mod node;
 pub mod process;
+pub mod proxy;
 pub mod psql;
 mod pusher;
 pub mod rowcast;
