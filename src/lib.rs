@@ -28,7 +28,8 @@
 //!   checks.
 //! - [`config`]: the file; [`cli`]: the command line; [`observe`]: the log;
 //!   [`secret`]: text that must not be printed; [`chain`]: an error with its
-//!   causes; [`backoff`]: waits between attempts.
+//!   causes; [`backoff`]: waits between attempts; [`duration`]: how they are
+//!   written.
 //!
 //! # Invariants
 //!
@@ -54,6 +55,7 @@ pub mod change;
 pub mod cli;
 pub mod config;
 pub mod deliver;
+pub mod duration;
 pub mod notification;
 pub mod observe;
 pub mod pipeline;

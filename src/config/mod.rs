@@ -23,7 +23,7 @@ use locate::{Outline, Source};
 
 pub use locate::Location;
 pub use report::{Problem, Report};
-pub use run::{InspectEvery, Run};
+pub use run::{InspectEvery, OnSlotLoss, Run};
 
 const PUSHER_EXAMPLE: &str = "add, with your server's values:
 [pusher]

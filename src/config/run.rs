@@ -4,7 +4,9 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
+
+use crate::duration;
 
 /// How rowcast runs.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -14,12 +16,33 @@ pub struct Run {
     /// notifications. `default_state_dir` unless set.
     pub state_dir: PathBuf,
     /// How long a stop may take to deliver what has been read.
-    #[serde(default = "ten_seconds", deserialize_with = "duration")]
+    #[serde(default = "ten_seconds", deserialize_with = "duration::deserialize")]
     pub grace: Duration,
     /// How often the database is looked at while changes stream: whether the
     /// publication, the tables and the settings are still as the rules need them.
     #[serde(default)]
     pub inspect_every: InspectEvery,
+    /// What happens when the slot is lost, and the changes with it.
+    #[serde(default)]
+    pub on_slot_loss: OnSlotLoss,
+    /// Whether to take the slot from another rowcast that still holds it but is
+    /// not there any more.
+    #[serde(default)]
+    pub takeover: bool,
+    /// Whether the slot is one that standbys keep too, from Postgres 17 on.
+    #[serde(default)]
+    pub failover: bool,
+}
+
+/// What to do without the slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnSlotLoss {
+    /// Make it again and tell every page to fetch again.
+    #[default]
+    Resync,
+    /// End, so that somebody looks at it.
+    Stop,
 }
 
 /// From 100 ms to an hour.
@@ -49,7 +72,8 @@ impl TryFrom<String> for InspectEvery {
     type Error = InspectEveryError;
 
     fn try_from(text: String) -> Result<InspectEvery, InspectEveryError> {
-        let duration = parse(&text).filter(|duration| InspectEvery::RANGE.contains(duration));
+        let duration =
+            duration::parse(&text).filter(|duration| InspectEvery::RANGE.contains(duration));
         duration.map(InspectEvery).ok_or(InspectEveryError(text))
     }
 }
@@ -70,17 +94,6 @@ pub(super) fn default_state_dir(env: &dyn Fn(&str) -> Option<String>) -> Option<
         return Some(PathBuf::from(folder).join("rowcast"));
     }
     env("HOME").map(|home| PathBuf::from(home).join(".local/state/rowcast"))
-}
-
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    parse(&text).ok_or_else(|| {
-        de::Error::custom(format_args!("{text:?} is not a duration such as \"10s\" or \"250ms\""))
-    })
-}
-
-fn parse(text: &str) -> Option<Duration> {
-    text.parse::<jiff::SignedDuration>().ok()?.try_into().ok()
 }
 
 #[cfg(test)]
@@ -105,16 +118,26 @@ mod tests {
         assert_eq!(folder(&[]), None);
     }
 
+    fn run(options: &str) -> Result<Run, toml::de::Error> {
+        toml::from_str(&format!("state_dir = '/s'\n{options}"))
+    }
+
     #[test]
     fn grace_is_a_duration_with_its_unit() {
-        let grace = |text: &str| {
-            toml::from_str::<Run>(&format!("state_dir = '/s'\ngrace = '{text}'")).map(|r| r.grace)
-        };
-        assert_eq!(grace("10s"), Ok(Duration::from_secs(10)));
-        assert_eq!(grace("250ms"), Ok(Duration::from_millis(250)));
+        let grace = |text: &str| run(&format!("grace = '{text}'")).map(|run| run.grace);
         assert_eq!(grace("1m 30s"), Ok(Duration::from_secs(90)));
         assert!(grace("10").is_err());
         assert!(grace("-1s").is_err());
+    }
+
+    #[test]
+    fn a_lost_slot_is_made_again_unless_it_is_to_stop() {
+        assert_eq!(run("").unwrap().on_slot_loss, OnSlotLoss::Resync);
+        assert_eq!(run("on_slot_loss = 'stop'").unwrap().on_slot_loss, OnSlotLoss::Stop);
+        let error = run("on_slot_loss = 'ignore'").unwrap_err().to_string();
+        assert!(error.contains("`resync` or `stop`"), "{error}");
+        let run = run("takeover = true\nfailover = true").unwrap();
+        assert!(run.takeover && run.failover);
     }
 
     #[test]

@@ -1,9 +1,15 @@
 use std::fmt;
+use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::{Deserializer, Error};
 
-/// `[limits]`: how much is on its way at once.
+use crate::duration;
+
+/// `[limits]`: how much is on its way at once, and how much may wait.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
@@ -11,14 +17,63 @@ pub struct Limits {
     /// kept for each entity and id whatever this is.
     pub max_in_flight: MaxInFlight,
     /// Memory for notifications that the endpoint has not accepted yet. At the
-    /// bound rowcast stops reading changes; Postgres keeps them meanwhile.
+    /// bound the rule with the most of them is told by a resync.
     pub max_pending: MaxPending,
+    /// How many ids of a rule may wait to be sent, before one resync is sent in
+    /// their stead.
+    pub collapse_above: NonZeroUsize,
+    /// Changes older than this are told by a resync; `None`: each is told,
+    /// however old.
+    #[serde(deserialize_with = "max_age")]
+    pub max_age: Option<Duration>,
+    /// How much log Postgres may keep for us, before changes are passed over and
+    /// told by resyncs. `None`: the smaller of 4 GB and 80 % of
+    /// `max_slot_wal_keep_size`.
+    #[serde(deserialize_with = "max_retained_wal")]
+    pub max_retained_wal: Option<ByteSize>,
+    /// The time over which a resync's channels are told, so that pages do not
+    /// fetch all at once.
+    #[serde(deserialize_with = "resync_spread")]
+    pub resync_spread: Duration,
 }
+
+const HOUR: Duration = Duration::from_secs(3600);
+const MAX_AGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(8760 * 3600);
+const RESYNC_SPREAD: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60);
+/// Less than this is retained by any commit.
+const LEAST_RETAINED_WAL: ByteSize = ByteSize::mebibytes(1);
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { max_in_flight: MaxInFlight(8), max_pending: MaxPending(ByteSize::mebibytes(32)) }
+        Limits {
+            max_in_flight: MaxInFlight(8),
+            max_pending: MaxPending(ByteSize::mebibytes(32)),
+            collapse_above: NonZeroUsize::new(1000).expect("it is not zero"),
+            max_age: Some(HOUR),
+            max_retained_wal: None,
+            resync_spread: Duration::from_secs(2),
+        }
     }
+}
+
+fn max_age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    duration::within_or_false(deserializer, MAX_AGE)
+}
+
+fn resync_spread<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    duration::within(deserializer, RESYNC_SPREAD)
+}
+
+fn max_retained_wal<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<ByteSize>, D::Error> {
+    let size = ByteSize::deserialize(deserializer)?;
+    if size < LEAST_RETAINED_WAL {
+        return Err(D::Error::custom(format_args!(
+            "{size} is too little log: it takes {LEAST_RETAINED_WAL} or more"
+        )));
+    }
+    Ok(Some(size))
 }
 
 /// A number of requests from 1 to 256.
@@ -189,6 +244,31 @@ mod tests {
         let zero = toml::from_str::<Limits>("max_in_flight = 0").expect_err("zero");
         assert!(zero.to_string().contains("from 1 to 256"), "{zero}");
         assert!(toml::from_str::<Limits>("max_inflight = 8").is_err());
+    }
+
+    #[test]
+    fn limits_have_a_unit_and_a_range() {
+        let limits = |text: &str| toml::from_str::<Limits>(text).map_err(|e| e.to_string());
+        let set = limits(
+            "collapse_above = 5\nmax_age = '90s'\nmax_retained_wal = '64MB'\nresync_spread = '0s'",
+        );
+        let set = set.expect("they are right");
+        assert_eq!(set.collapse_above.get(), 5);
+        assert_eq!(set.max_age, Some(Duration::from_secs(90)));
+        assert_eq!(set.max_retained_wal, Some(ByteSize::new(64_000_000)));
+        assert_eq!(set.resync_spread, Duration::ZERO);
+        assert_eq!(limits("max_age = false").expect("it may be off").max_age, None);
+        for (text, said) in [
+            ("collapse_above = 0", "nonzero"),
+            ("max_age = '0s'", "\"0s\" is not a duration from \"1s\" to \"8760h\""),
+            ("max_age = true", "expected a duration such as \"250ms\", or false"),
+            ("max_retained_wal = '10KB'", "10KB is too little log: it takes 1MiB or more"),
+            ("resync_spread = '2m'", "\"2m\" is not a duration from \"0s\" to \"1m\""),
+            ("resync_spread = false", "expected a string"),
+        ] {
+            let error = limits(text).expect_err(text);
+            assert!(error.contains(said), "{error}");
+        }
     }
 
     #[test]

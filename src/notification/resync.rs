@@ -103,7 +103,11 @@ impl Resync {
                 out.push_str(match piece {
                     Piece::Text(text) => text,
                     Piece::Reason => self.reason.name(),
-                    Piece::Count => count.as_deref().unwrap_or("null"),
+                    Piece::Count { within_text } => match &count {
+                        Some(count) => count,
+                        None if *within_text => "",
+                        None => "null",
+                    },
                 });
             }
             return out;

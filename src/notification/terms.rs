@@ -49,8 +49,9 @@ pub enum Piece {
     Text(Box<str>),
     /// The reason's word, without quotes.
     Reason,
-    /// How many changes it stands for, or `null`.
-    Count,
+    /// How many changes it stands for. If that is unknown: `null`, or nothing
+    /// within a text.
+    Count { within_text: bool },
 }
 
 impl Terms {

@@ -8,16 +8,16 @@ use super::data::BoundData;
 use super::event::BoundEvent;
 use super::expression::{BoundExpression, Variable};
 use super::names;
+use super::resync;
 use super::router::{Counts, Scratch};
 use super::rule::{Options, Rule};
-use super::template::{BoundTemplate, Part, Unrenderable};
+use super::template::{BoundTemplate, Part, Template, Unrenderable};
 use super::value::write_json;
 use super::view::{Known, Names, Scope, Side, View};
 use super::{Oversize, SoftDelete};
 use crate::change::{Change, Operation, Relation, TableName};
 use crate::notification::{
-    Action, Changed, ChannelName, EventName, Notification, Payload, Refusal, Terms, WindowBy,
-    escaped_len, write_string,
+    Action, Changed, ChannelName, Notification, Payload, Refusal, Terms, escaped_len, write_string,
 };
 
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub(super) struct BoundRule {
     id: BoundId,
     pub channels: Vec<BoundChannel>,
     pub events: Vec<BoundEvent>,
+    /// What it names for its resyncs.
+    pub resync_events: Vec<BoundEvent>,
     membership: Option<BoundExpression>,
     when: Option<BoundExpression>,
     /// `None` for a column that the relation lacks.
@@ -78,9 +80,33 @@ impl BoundRule {
         let condition = |expression| BoundExpression::new(expression, relation);
         let is_fixed = |name: &str| rule.fixed.iter().any(|fixed| fixed == name);
         let channels: Vec<_> = rule.channels.iter().map(|c| c.bind(relation, print)).collect();
-        let events: Vec<_> =
-            rule.events.iter().map(|e| BoundEvent::new(e, relation, print)).collect();
-        let terms = terms(rule, &entity, relation, &channels, &events);
+        let bind = |event| BoundEvent::new(event, relation, print);
+        let events: Vec<_> = rule.events.iter().map(bind).collect();
+        let resync_events: Vec<_> = rule.resync.events.iter().flatten().map(bind).collect();
+        let id_is_row = match &rule.id {
+            None => !relation.primary_key.is_empty(),
+            Some(id) => is_primary_key(id, relation),
+        };
+        let has_soft_delete = rule.soft_delete_column(relation).is_some();
+        let can_happen = |action: &Action| {
+            rule.announces(*action) && (*action != Action::Restored || has_soft_delete)
+        };
+        let actions: Vec<Action> = Action::ALL.into_iter().filter(can_happen).collect();
+        let terms = Terms {
+            rule: rule.name.clone(),
+            entity: entity.clone(),
+            window: rule.window,
+            window_by: rule.window_by,
+            id_is_row,
+            on: Action::ALL.map(|action| rule.announces(action)),
+            events: events.iter().map(BoundEvent::constants).collect(),
+            may_collapse: rule.resync.may_collapse,
+            resync_events: resync::own_events(&resync_events).unwrap_or_else(|| {
+                resync::usual_events(rule.data.is_none().then_some(&*events), &actions)
+            }),
+            resync_data: rule.resync.data.as_ref().map(|data| resync::pieces(data, print)),
+            channels: channels.iter().filter_map(BoundChannel::pattern).collect(),
+        };
         BoundRule {
             terms: Arc::new(terms),
             id: match &rule.id {
@@ -89,6 +115,7 @@ impl BoundRule {
             },
             channels,
             events,
+            resync_events,
             membership: rule.membership.as_ref().map(condition),
             when: rule.when.as_ref().map(condition),
             changed: rule
@@ -375,28 +402,12 @@ impl BoundRule {
     }
 }
 
-fn terms(
-    rule: &Rule,
-    entity: &Arc<str>,
-    relation: &Relation,
-    channels: &[BoundChannel],
-    events: &[BoundEvent],
-) -> Terms {
-    let resync: EventName = "rowcast.resync".parse().expect("a valid event name");
-    let _ = relation;
-    Terms {
-        rule: rule.name.clone(),
-        entity: entity.clone(),
-        window: None,
-        window_by: WindowBy::Id,
-        id_is_row: rule.id.is_none(),
-        on: Action::ALL.map(|action| rule.announces(action)),
-        events: events.iter().map(BoundEvent::constants).collect(),
-        may_collapse: true,
-        resync_events: vec![resync],
-        resync_data: None,
-        channels: channels.iter().filter_map(BoundChannel::pattern).collect(),
-    }
+/// Whether it is one column alone, which names the row.
+fn is_primary_key(id: &Template, relation: &Relation) -> bool {
+    let ([Part::Column(Scope::Row, name)], [key]) = (&*id.parts, &*relation.primary_key) else {
+        return false;
+    };
+    relation.columns[*key].name == *name
 }
 
 impl Letter {

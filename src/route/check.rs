@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::bound::BoundRule;
+use super::resync;
 use super::rule::Rule;
 use super::template::Part;
 use super::view::Scope;
@@ -109,6 +110,17 @@ impl Check<'_> {
         }
         for error in bound.events.iter().filter_map(|event| event.problem()) {
             self.error("event", format!("for {table}: {error}"), None);
+        }
+        for error in bound.resync_events.iter().filter_map(|event| event.problem()) {
+            self.error("resync", format!("for {table}: {error}"), None);
+        }
+        let resync_bytes = bound.terms().resync_data.as_deref().map_or(0, resync::longest);
+        if resync_bytes > rules.options.max_data_bytes {
+            let message = format!(
+                "its data may have {resync_bytes} bytes, and the endpoint takes {}",
+                rules.options.max_data_bytes
+            );
+            self.error("resync", message, None);
         }
         self.channel_columns(relation);
         self.identity(relation, rules);

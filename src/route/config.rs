@@ -1,10 +1,14 @@
 use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, de};
 
 use super::TablePattern;
-use crate::notification::Action;
+use crate::duration;
+use crate::notification::{Action, WindowBy};
 
 /// One `[[rule]]`: which changes of which tables are announced, and how.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -46,6 +50,17 @@ pub struct Config {
     /// What happens to a payload that the endpoint would not take.
     #[serde(default)]
     pub oversize: Oversize,
+    /// How long changes of what was just sent are gathered, to be sent as one.
+    /// `false`: each change is sent.
+    #[serde(default = "usual_window", deserialize_with = "window")]
+    pub coalesce: Option<Duration>,
+    /// What is gathered: the changes of one id, or all on one channel.
+    #[serde(default)]
+    pub coalesce_by: WindowBy,
+    /// What is sent instead of too many changes, `{ event, data }`. `false`:
+    /// however many they are, each is sent, and reading waits meanwhile.
+    #[serde(default)]
+    pub resync: Resync,
     /// Columns that never change, so that an update's old row need not carry
     /// them.
     #[serde(default)]
@@ -54,6 +69,16 @@ pub struct Config {
     /// `deleted_at`, if the table has such a column.
     #[serde(default)]
     pub soft_delete: SoftDelete,
+}
+
+const WINDOW: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
+
+fn window<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    duration::within_or_false(deserializer, WINDOW)
+}
+
+fn usual_window() -> Option<Duration> {
+    Some(Duration::from_millis(250))
 }
 
 /// What becomes of a payload over the endpoint's limit.
@@ -138,6 +163,58 @@ impl<'de> Deserialize<'de> for SoftDelete {
         }
 
         deserializer.deserialize_any(ColumnOrFalse)
+    }
+}
+
+/// Whether and how pages are told to fetch everything again.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Resync {
+    /// Only where it cannot be avoided.
+    Off,
+    On(ResyncForm),
+}
+
+/// The resync as it is written.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResyncForm {
+    /// Default: the rule's own events if its payload is the minimal one, else
+    /// `rowcast.resync`.
+    pub event: Option<OneOrMany<String>>,
+    /// Default: the minimal payload of a resync.
+    pub data: Option<Data>,
+}
+
+impl Default for Resync {
+    fn default() -> Resync {
+        Resync::On(ResyncForm::default())
+    }
+}
+
+impl<'de> Deserialize<'de> for Resync {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Resync, D::Error> {
+        struct FormOrFalse;
+
+        impl<'de> Visitor<'de> for FormOrFalse {
+            type Value = Resync;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a table such as { event = \"PostsChanged\" }, or false")
+            }
+
+            fn visit_bool<E: Error>(self, on: bool) -> Result<Resync, E> {
+                match on {
+                    true => Err(E::invalid_value(Unexpected::Bool(true), &self)),
+                    false => Ok(Resync::Off),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Resync, A::Error> {
+                ResyncForm::deserialize(MapAccessDeserializer::new(map)).map(Resync::On)
+            }
+        }
+
+        deserializer.deserialize_any(FormOrFalse)
     }
 }
 

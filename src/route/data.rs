@@ -70,15 +70,20 @@ impl DataTemplate {
 
     pub(super) fn reads(&self) -> Reads {
         let mut reads = Reads::default();
+        self.templates().for_each(|template| reads.merge(&template.reads()));
+        reads
+    }
+
+    /// Those in it, whatever they make.
+    pub(super) fn templates(&self) -> Box<dyn Iterator<Item = &Template> + '_> {
         match self {
             DataTemplate::Table(entries) => {
-                entries.iter().for_each(|(_, value)| reads.merge(&value.reads()));
+                Box::new(entries.iter().flat_map(|(_, value)| value.templates()))
             }
-            DataTemplate::List(items) => items.iter().for_each(|item| reads.merge(&item.reads())),
-            DataTemplate::Template(template) => reads.merge(&template.reads()),
-            DataTemplate::Literal(_) => {}
+            DataTemplate::List(items) => Box::new(items.iter().flat_map(DataTemplate::templates)),
+            DataTemplate::Template(template) => Box::new(std::iter::once(template)),
+            DataTemplate::Literal(_) => Box::new(std::iter::empty()),
         }
-        reads
     }
 
     /// How long the payload is at the least, whatever the row.

@@ -43,6 +43,11 @@ impl Variable {
         Variable::ALL.into_iter().find(|(known, _)| *known == name).map(|(_, variable)| variable)
     }
 
+    pub(super) fn name(self) -> &'static str {
+        let (name, _) = Variable::ALL[self as usize];
+        name
+    }
+
     /// Whether it is the same for all changes of a table.
     pub(super) fn is_static(self) -> bool {
         !matches!(

@@ -16,6 +16,7 @@ mod bound;
 mod channel;
 mod data;
 mod event;
+mod resync;
 mod router;
 
 mod engine;
@@ -31,7 +32,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, Data, OneOrMany, Oversize, SoftDelete};
+pub use config::{Config, Data, OneOrMany, Oversize, Resync, ResyncForm, SoftDelete};
 pub use needs::TableNeeds;
 pub use pattern::{ParsePatternError, TablePattern};
 pub use problem::{Problem, Severity};

@@ -1,17 +1,19 @@
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
 use super::channel::ChannelTemplate;
-use super::config::OneOrMany;
+use super::config::{self, OneOrMany};
 use super::data::DataTemplate;
 use super::expression::{Expression, Reads};
+use super::resync::{self, ResyncTemplate};
 use super::template::{Part, Template, describe};
 use super::view::Scope;
 use super::{Config, Oversize, Problem, Severity, SoftDelete, TablePattern};
 use crate::change::{Relation, TableName};
-use crate::notification::{Action, EventName};
+use crate::notification::{Action, EventName, WindowBy};
 
 /// What all rules have in common.
 #[derive(Clone, Debug)]
@@ -50,6 +52,9 @@ pub(super) struct Rule {
     /// `None`: the minimal payload.
     pub data: Option<DataTemplate>,
     pub oversize: Oversize,
+    pub window: Option<Duration>,
+    pub window_by: WindowBy,
+    pub resync: ResyncTemplate,
     pub fixed: Vec<String>,
     pub soft_delete: SoftDelete,
 }
@@ -173,8 +178,8 @@ impl Compiler<'_> {
         let id = config.id.as_deref().and_then(|id| self.id(id));
         let channels = config.channels.0.iter().filter_map(|text| self.channel(text)).collect();
         let events = match &config.event {
-            Some(events) => events.0.iter().filter_map(|text| self.event(text)).collect(),
-            None => self.event("{{ Entity }}{{ Action }}").into_iter().collect(),
+            Some(events) => events.0.iter().filter_map(|text| self.event("event", text)).collect(),
+            None => self.event("event", "{{ Entity }}{{ Action }}").into_iter().collect(),
         };
         let membership =
             config.membership.as_deref().and_then(|text| self.condition("where", text));
@@ -203,6 +208,11 @@ impl Compiler<'_> {
             );
             self.problem("data", message, None);
         }
+        if config.coalesce.is_none() && config.coalesce_by == WindowBy::Channel {
+            let message = "with `coalesce = false` nothing is gathered on a channel";
+            self.problem("coalesce_by", message.into(), Some("coalesce = \"250ms\"".into()));
+        }
+        let resync = self.resync(config.resync);
         Rule {
             index: self.index,
             name: self.rule.into(),
@@ -218,6 +228,9 @@ impl Compiler<'_> {
             changed: config.changed,
             data,
             oversize: config.oversize,
+            window: config.coalesce,
+            window_by: config.coalesce_by,
+            resync,
             fixed: config.fixed,
             soft_delete: config.soft_delete,
         }
@@ -261,17 +274,46 @@ impl Compiler<'_> {
         }
     }
 
-    fn event(&mut self, text: &str) -> Option<Template> {
-        let template = self.template("event", text)?;
+    fn event(&mut self, option: &'static str, text: &str) -> Option<Template> {
+        let template = self.template(option, text)?;
         let literal = match &*template.parts {
             [] => Some(""),
             [Part::Text(text)] => Some(&**text),
             _ => None,
         };
         if let Some(Err(error)) = literal.map(str::parse::<EventName>) {
-            self.problem("event", format!("{text:?}: {error}"), None);
+            self.problem(option, format!("{text:?}: {error}"), None);
         }
         Some(template)
+    }
+
+    fn resync(&mut self, config: config::Resync) -> ResyncTemplate {
+        let (may_collapse, form) = match config {
+            config::Resync::Off => (false, config::ResyncForm::default()),
+            config::Resync::On(form) => (true, form),
+        };
+        let events = form
+            .event
+            .map(|events| events.0.iter().filter_map(|text| self.resync_event(text)).collect());
+        let data = form.data.and_then(|data| match resync::parse_data(data) {
+            Ok(data) => Some(data),
+            Err(error) => {
+                self.problem("resync", format!("data: {error}"), None);
+                None
+            }
+        });
+        ResyncTemplate { may_collapse, events, data }
+    }
+
+    fn resync_event(&mut self, text: &str) -> Option<Template> {
+        let template = self.event("resync", text)?;
+        match resync::check_event(&template) {
+            Ok(()) => Some(template),
+            Err(error) => {
+                self.problem("resync", format!("{text:?}: {error}"), None);
+                None
+            }
+        }
     }
 
     fn condition(&mut self, option: &'static str, text: &str) -> Option<Arc<Expression>> {

@@ -114,8 +114,15 @@ fn the_example_documents_every_option_and_no_other() {
 fn a_default_in_the_example_is_the_default() {
     /// Shown with an example, since they are not set by default, or not always
     /// to the same.
-    const WITHOUT: [&str; 6] =
-        ["ca_file", "cluster", "password", "proxy", "sign_path_prefix", "state_dir"];
+    const WITHOUT: [&str; 7] = [
+        "ca_file",
+        "cluster",
+        "max_retained_wal",
+        "password",
+        "proxy",
+        "sign_path_prefix",
+        "state_dir",
+    ];
     let usual = format!("{:?}", load_text(EXAMPLE).expect("the example is right").config);
     let (stages, _) = EXAMPLE.split_once("\n[[rule]]\n").expect("rules come last");
     for commented in stages.lines().filter(|line| line.starts_with('#')) {

@@ -12,6 +12,7 @@ const TABLE: &[(&str, MayImport)] = &[
     ("secret", Only(&[])),
     ("chain", Only(&[])),
     ("backoff", Only(&[])),
+    ("duration", Only(&[])),
     ("change", Only(&[])),
     ("observe", Only(&[])),
     ("notification", Only(&["change"])),
@@ -20,7 +21,7 @@ const TABLE: &[(&str, MayImport)] = &[
     ("state", Only(&["change", "notification"])),
     ("postgres", Only(&["change", "secret"])),
     ("source", Only(&["change", "postgres", "observe", "secret"])),
-    ("route", Only(&["change", "notification"])),
+    ("route", Only(&["change", "notification", "duration"])),
     (
         "deliver",
         Only(&[
@@ -31,9 +32,13 @@ const TABLE: &[(&str, MayImport)] = &[
             "observe",
             "secret",
             "backoff",
+            "duration",
         ]),
     ),
-    ("config", Only(&["chain", "postgres", "route", "deliver", "source", "observe", "secret"])),
+    (
+        "config",
+        Only(&["chain", "duration", "postgres", "route", "deliver", "source", "observe", "secret"]),
+    ),
     ("pipeline", AllAbove),
     ("cli", AllAbove),
 ];
