@@ -164,7 +164,11 @@ impl Notification {
             }
         }
         self.channels = channels;
-        self.payload.absorb(earlier.payload, action);
+        match self.id == earlier.id {
+            true => self.payload.absorb(earlier.payload, action),
+            // Of two rows the last one is told; what changed is nobody's alone.
+            false => self.payload.forget_changed(),
+        }
         self.count += earlier.count;
         self.position = self.position.min(earlier.position);
         self.at = self.at.max(earlier.at);

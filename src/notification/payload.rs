@@ -67,6 +67,12 @@ impl Payload {
         }
     }
 
+    pub(super) fn forget_changed(&mut self) {
+        if let Payload::Minimal { changed, .. } = self {
+            *changed = None;
+        }
+    }
+
     pub(super) fn heap_bytes(&self) -> usize {
         match self {
             Payload::Minimal { changed, .. } => {
