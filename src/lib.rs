@@ -21,6 +21,8 @@
 //!   replication.
 //! - [`route`]: rules; a change in, notifications out. Pure.
 //! - [`notification`]: what is sent, complete.
+//! - [`coalesce`]: windows that fold what is unsent, and resyncs where it is too
+//!   much. Driven by deliver, which takes from it when a lane is free. Pure.
 //! - [`deliver`]: lanes, requests, retries; what is refused for good is written
 //!   to a file.
 //! - [`acknowledge`]: the frontier, which says what may be confirmed. Pure.
@@ -46,13 +48,17 @@
 //! 5. Notifications of one (entity, id) are sent one request after the other,
 //!    in order.
 //! 6. Memory is bounded by configuration: by what queues hold and what may be
-//!    pending, not by transactions, rows or outages.
+//!    pending, not by transactions, rows or outages. At the bound, rules collapse
+//!    to resyncs, never to silence.
+//! 7. A change is folded only into what is unsent: a notification that deliver
+//!    has taken is frozen, and a later change is told after it.
 
 pub mod acknowledge;
 pub mod backoff;
 pub mod chain;
 pub mod change;
 pub mod cli;
+pub mod coalesce;
 pub mod config;
 pub mod deliver;
 pub mod duration;

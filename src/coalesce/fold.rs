@@ -1,0 +1,68 @@
+//! What several changes are, told as one.
+
+use std::sync::Arc;
+
+use crate::notification::{Action, Notification};
+
+/// What two notifications of one transaction come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Net {
+    /// Nobody could see the row.
+    Nothing,
+    One(Action),
+    /// They stay two.
+    Both,
+}
+
+/// Of two notifications in one transaction, of the same terms and event, about
+/// the same subject.
+pub(super) fn net(earlier: &Notification, later: &Notification) -> Net {
+    let is_one_row = is_one_row(earlier, later);
+    if is_one_row && (earlier.action, later.action) == (Action::Created, Action::Deleted) {
+        return Net::Nothing;
+    }
+    let action = fold(earlier.action, later.action, is_one_row);
+    match is_announced(earlier, later, action) && later.may_become(action) {
+        true => Net::One(action),
+        false => Net::Both,
+    }
+}
+
+/// The action of both as one, for two that are about the same subject. `None` if
+/// they stay two, as those who listen for the one do not hear the other.
+pub(super) fn across(earlier: &Notification, later: &Notification) -> Option<Action> {
+    let is_alike = Arc::ptr_eq(&earlier.terms, &later.terms)
+        && earlier.event_index == later.event_index
+        && earlier.event == later.event;
+    if !is_alike {
+        return None;
+    }
+    let action = fold(earlier.action, later.action, is_one_row(earlier, later));
+    let is_heard = action == later.action
+        || later.terms.event(later.event_index, action) == Some(&later.event);
+    (is_heard && is_announced(earlier, later, action)).then_some(action)
+}
+
+fn is_one_row(earlier: &Notification, later: &Notification) -> bool {
+    later.terms.id_is_row && earlier.id == later.id
+}
+
+/// Whether the rule announces the action, as it does those of both.
+fn is_announced(earlier: &Notification, later: &Notification, action: Action) -> bool {
+    action == earlier.action || action == later.action || later.terms.on[action as usize]
+}
+
+/// What happened to several rows is what happened to each, or an update.
+fn fold(first: Action, last: Action, is_one_row: bool) -> Action {
+    use Action::{Created, Deleted, Restored, Updated};
+    if !is_one_row {
+        return if first == last { first } else { Updated };
+    }
+    match (first, last) {
+        (_, Deleted) => Deleted,
+        (Deleted, Created) => Updated,
+        (Created, _) => Created,
+        (Restored, _) | (_, Restored) => Restored,
+        (Updated | Deleted, Updated) | (Updated, Created) => Updated,
+    }
+}

@@ -1,0 +1,227 @@
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::acknowledge::Frontier;
+use crate::change::Timestamp;
+use crate::notification::{Notification, Reason, Resync, Terms};
+
+/// What each rule has pending on each table, counted, and its resyncs.
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    /// By the address of their terms.
+    rules: HashMap<usize, Rule>,
+    pending_bytes: usize,
+    /// Those with a gathered resync, and those with an owed one, in order.
+    gathering: VecDeque<usize>,
+    owing: VecDeque<usize>,
+}
+
+#[derive(Debug)]
+pub(super) struct Rule {
+    terms: Arc<Terms>,
+    /// Ids, or channels, that have something in their windows.
+    pub(super) unsent: usize,
+    /// Those in the open transaction.
+    pub(super) staged: usize,
+    /// Memory of both.
+    pub(super) bytes: usize,
+    /// At or before the oldest that is unsent.
+    pub(super) oldest: Option<Timestamp>,
+    /// Of the open transaction: owed at its end.
+    gathered: Option<Resync>,
+    owed: Option<Resync>,
+    /// When the next resync may go: they have a window too.
+    closed_until: Option<Instant>,
+}
+
+/// What a window, and its places in maps, take besides the notification.
+const WINDOW_BYTES: usize = 256;
+
+pub(super) fn address(terms: &Arc<Terms>) -> usize {
+    Arc::as_ptr(terms).addr()
+}
+
+impl Rules {
+    pub(super) fn of(&mut self, terms: &Arc<Terms>) -> &mut Rule {
+        let address = address(terms);
+        if !self.rules.contains_key(&address) {
+            // The terms of a table as it was described before go with their last
+            // notification.
+            self.rules.retain(|_, rule| Arc::strong_count(&rule.terms) > 1 || !rule.is_idle());
+            self.rules.insert(address, Rule::new(terms.clone()));
+        }
+        self.at(address)
+    }
+
+    fn at(&mut self, address: usize) -> &mut Rule {
+        self.rules.get_mut(&address).expect("terms with something pending are kept")
+    }
+
+    pub(super) fn pending_bytes(&self) -> usize {
+        self.pending_bytes
+    }
+
+    pub(super) fn keep(&mut self, notification: &Notification) {
+        let bytes = weight(notification);
+        self.pending_bytes += bytes;
+        if notification.refusal.is_none() {
+            self.of(&notification.terms).bytes += bytes;
+        }
+    }
+
+    pub(super) fn free(&mut self, notification: &Notification) {
+        let bytes = weight(notification);
+        self.pending_bytes -= bytes;
+        if notification.refusal.is_none() {
+            self.of(&notification.terms).bytes -= bytes;
+        }
+    }
+
+    pub(super) fn stage(&mut self, notification: &Notification) {
+        self.of(&notification.terms).staged += ids(notification);
+    }
+
+    pub(super) fn unstage(&mut self, notification: &Notification) {
+        self.of(&notification.terms).staged -= ids(notification);
+    }
+
+    /// Counts it in a resync, if it is old or the rule has collapsed, and says
+    /// whether it did.
+    pub(super) fn count(&mut self, notification: &Notification, is_old: bool) -> bool {
+        let rule = self.of(&notification.terms);
+        let reason = match (&rule.gathered, &rule.owed) {
+            _ if is_old => Reason::Age,
+            (Some(resync), _) | (None, Some(resync)) => resync.reason,
+            (None, None) => return false,
+        };
+        match &mut rule.gathered {
+            Some(resync) => {
+                let count = if notification.event_index == 0 { notification.count } else { 0 };
+                join(resync, reason, Some(count), notification.at);
+            }
+            None => self.gather(super::resync_for(notification, reason)),
+        }
+        true
+    }
+
+    /// Adds to what is owed at the open transaction's end.
+    pub(super) fn gather(&mut self, resync: Resync) {
+        let address = address(&resync.terms);
+        let rule = self.of(&resync.terms);
+        match &mut rule.gathered {
+            Some(gathered) => join(gathered, resync.reason, resync.count, resync.at),
+            None => {
+                rule.gathered = Some(resync);
+                self.gathering.push_back(address);
+            }
+        }
+    }
+
+    pub(super) fn next_gathered(&mut self) -> Option<Resync> {
+        let address = self.gathering.pop_front()?;
+        self.at(address).gathered.take()
+    }
+
+    /// Adds to what is owed. The resync's position is in the frontier; of two,
+    /// the lower one stays there.
+    pub(super) fn owe(&mut self, resync: Resync, frontier: &mut Frontier) {
+        let address = address(&resync.terms);
+        let rule = self.of(&resync.terms);
+        let Some(owed) = &mut rule.owed else {
+            rule.owed = Some(resync);
+            self.owing.push_back(address);
+            return;
+        };
+        join(owed, resync.reason, resync.count, resync.at);
+        owed.position = match (owed.position, resync.position) {
+            (Some(one), Some(other)) => {
+                frontier.leave(one.max(other));
+                Some(one.min(other))
+            }
+            (one, other) => one.or(other),
+        };
+    }
+
+    pub(super) fn owes_nothing(&self) -> bool {
+        self.owing.is_empty()
+    }
+
+    pub(super) fn pop_resync(
+        &mut self,
+        now: Instant,
+        is_stopping: bool,
+        holds: impl Fn(&Arc<Terms>) -> bool,
+    ) -> Option<Resync> {
+        let may_go = |address: &usize| {
+            let rule = &self.rules[address];
+            let is_due = is_stopping || rule.closed_until.is_none_or(|until| until <= now);
+            is_due && !holds(&rule.terms)
+        };
+        let index = self.owing.iter().position(may_go)?;
+        let address = self.owing.remove(index)?;
+        let rule = self.at(address);
+        rule.closed_until = rule.terms.window.map(|window| now + window);
+        rule.owed.take()
+    }
+
+    /// When the first resync that waits for its window may go.
+    pub(super) fn next_resync(&self) -> Option<Instant> {
+        self.owing.iter().filter_map(|address| self.rules[address].closed_until).min()
+    }
+
+    /// Those that may collapse and may have something unsent of before.
+    pub(super) fn older_than(&self, before: Timestamp) -> Vec<Arc<Terms>> {
+        let is_old = |rule: &&Rule| {
+            rule.terms.may_collapse && rule.oldest.is_some_and(|oldest| oldest < before)
+        };
+        self.rules.values().filter(is_old).map(|rule| rule.terms.clone()).collect()
+    }
+
+    /// Of those that may collapse the one that takes most memory.
+    pub(super) fn largest(&self) -> Option<Arc<Terms>> {
+        let may_collapse = |rule: &&Rule| rule.terms.may_collapse && rule.bytes > 0;
+        let largest = self.rules.values().filter(may_collapse).max_by_key(|rule| rule.bytes)?;
+        Some(largest.terms.clone())
+    }
+}
+
+impl Rule {
+    fn new(terms: Arc<Terms>) -> Rule {
+        Rule {
+            terms,
+            unsent: 0,
+            staged: 0,
+            bytes: 0,
+            oldest: None,
+            gathered: None,
+            owed: None,
+            closed_until: None,
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.bytes == 0 && self.gathered.is_none() && self.owed.is_none()
+    }
+
+    /// Whether an owed resync stands for every change.
+    pub(super) fn is_told_by_resync(&self) -> bool {
+        self.terms.may_collapse && self.owed.is_some()
+    }
+}
+
+/// Reasons are in the order of what they say of the changes lost to sight.
+fn join(resync: &mut Resync, reason: Reason, count: Option<u64>, at: Timestamp) {
+    resync.reason = resync.reason.max(reason);
+    resync.count = resync.count.zip(count).map(|(one, other)| one + other);
+    resync.at = resync.at.max(at);
+}
+
+fn weight(notification: &Notification) -> usize {
+    notification.weight() + notification.id.len() + WINDOW_BYTES
+}
+
+/// A change has a notification for each event of its rule, and is one id.
+fn ids(notification: &Notification) -> usize {
+    usize::from(notification.event_index == 0)
+}

@@ -1,0 +1,294 @@
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::rules::Rules;
+use super::{fold, subject};
+use crate::acknowledge::Frontier;
+use crate::change::Timestamp;
+use crate::notification::{Notification, Terms};
+
+/// What is committed and unsent, by entity and id or channel.
+#[derive(Debug)]
+pub(super) struct Windows {
+    windows: HashMap<Key, Window>,
+    lanes: Vec<Lane>,
+    /// Those that were sent, have nothing new, and are not at their end.
+    closed: BTreeMap<Place, Key>,
+    /// Notifications.
+    unsent: usize,
+    serial: u64,
+}
+
+/// Rules that share an entity share windows if these are equally long. What is
+/// never folded has a window of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    /// Of entity and subject; without a length, a serial number.
+    hash: u64,
+    length: Option<Duration>,
+}
+
+/// When, and what came first.
+type Place = (Instant, u64);
+
+#[derive(Debug)]
+struct Window {
+    entity: Arc<str>,
+    subject: Box<str>,
+    lane: usize,
+    /// In its lane's schedule; where nothing is unsent, among the closed.
+    place: Place,
+    /// In the order of their last change. Those that fold, have.
+    unsent: VecDeque<Unsent>,
+}
+
+#[derive(Debug)]
+struct Unsent {
+    notification: Notification,
+    /// Whether it is the one by which its terms count the id.
+    is_counted: bool,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    schedule: BTreeMap<Place, Key>,
+    /// Of the window that is being sent. What comes now waits for its end.
+    sending: VecDeque<Unsent>,
+}
+
+/// Windows that are remembered only so that they are not sent too soon.
+const MAX_CLOSED: usize = 32_768;
+/// How many unsent notifications of a window are tried for folding. There are
+/// that many only if row values name events.
+const LOOKBACK: usize = 64;
+
+impl Windows {
+    pub(super) fn new(lanes: usize) -> Windows {
+        Windows {
+            windows: HashMap::new(),
+            lanes: (0..lanes).map(|_| Lane::default()).collect(),
+            closed: BTreeMap::new(),
+            unsent: 0,
+            serial: 0,
+        }
+    }
+
+    pub(super) fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.unsent == 0
+    }
+
+    /// Folds the notification into what its window has unsent, or adds it there.
+    pub(super) fn add(
+        &mut self,
+        notification: Notification,
+        hash: u64,
+        now: Instant,
+        rules: &mut Rules,
+        frontier: &mut Frontier,
+    ) {
+        self.forget_ended(now);
+        self.serial += 1;
+        let oldest = &mut rules.of(&notification.terms).oldest;
+        *oldest = Some(oldest.map_or(notification.at, |oldest| oldest.min(notification.at)));
+        let length = notification.terms.window.filter(|_| notification.refusal.is_none());
+        let key = Key { hash, length };
+        if length.is_some()
+            && let Some(window) = self.windows.get_mut(&key)
+            && window.is_about(&notification)
+        {
+            if window.unsent.is_empty() {
+                self.closed.remove(&window.place);
+                window.place = (window.place.0.max(now), self.serial);
+                self.lanes[window.lane].schedule.insert(window.place, key);
+            }
+            self.unsent += usize::from(window.add(notification, rules, frontier));
+            return;
+        }
+        // Another subject with the same hash is as if it were never folded.
+        let is_own = length.is_none() || self.windows.contains_key(&key);
+        let key = if is_own { Key { hash: self.serial, length: None } } else { key };
+        let lanes = u64::try_from(self.lanes.len()).expect("there are few lanes");
+        let mut window = Window {
+            entity: notification.terms.entity.clone(),
+            subject: if is_own { "".into() } else { subject(&notification).into() },
+            lane: usize::try_from(hash % lanes).expect("it is below the number of lanes"),
+            place: (now, self.serial),
+            unsent: VecDeque::with_capacity(1),
+        };
+        self.lanes[window.lane].schedule.insert(window.place, key);
+        self.unsent += usize::from(window.add(notification, rules, frontier));
+        self.windows.insert(key, window);
+    }
+
+    /// The next notification that is due on the lane.
+    pub(super) fn pop(
+        &mut self,
+        lane: usize,
+        now: Instant,
+        is_stopping: bool,
+        rules: &mut Rules,
+    ) -> Option<Notification> {
+        self.forget_ended(now);
+        if self.lanes[lane].sending.is_empty() {
+            let (place, _) = self.lanes[lane].schedule.first_key_value()?;
+            if place.0 > now && !is_stopping {
+                return None;
+            }
+            let (place, key) = self.lanes[lane].schedule.pop_first()?;
+            self.send(lane, place, key, now, rules);
+        }
+        let sent = self.lanes[lane].sending.pop_front()?;
+        self.unsent -= 1;
+        Some(sent.notification)
+    }
+
+    /// When something is due on a free lane.
+    pub(super) fn next_due(
+        &self,
+        clock: Instant,
+        is_free: impl Fn(usize) -> bool,
+    ) -> Option<Instant> {
+        let free = self.lanes.iter().enumerate().filter(|(index, _)| is_free(*index));
+        let due = |lane: &Lane| match lane.sending.is_empty() {
+            true => lane.schedule.first_key_value().map(|(place, _)| place.0),
+            false => Some(clock),
+        };
+        free.filter_map(|(_, lane)| due(lane)).min()
+    }
+
+    /// Removes what the terms have unsent and may be told by a resync.
+    pub(super) fn remove(
+        &mut self,
+        terms: &Arc<Terms>,
+        now: Instant,
+        rules: &mut Rules,
+    ) -> Vec<Notification> {
+        let is_of = |unsent: &Unsent| {
+            let notification = &unsent.notification;
+            Arc::ptr_eq(&notification.terms, terms) && notification.refusal.is_none()
+        };
+        let mut removed = Vec::new();
+        for lane in &mut self.lanes {
+            take_if(&mut lane.sending, is_of, &mut removed);
+        }
+        let (lanes, closed) = (&mut self.lanes, &mut self.closed);
+        self.windows.retain(|key, window| {
+            if window.unsent.is_empty() {
+                return true;
+            }
+            take_if(&mut window.unsent, is_of, &mut removed);
+            if !window.unsent.is_empty() {
+                return true;
+            }
+            lanes[window.lane].schedule.remove(&window.place);
+            let is_closed = window.place.0 > now;
+            if is_closed {
+                closed.insert(window.place, *key);
+            }
+            is_closed
+        });
+        self.unsent -= removed.len();
+        let rule = rules.of(terms);
+        rule.unsent = 0;
+        rule.oldest = None;
+        removed.into_iter().map(|unsent| unsent.notification).collect()
+    }
+
+    /// When the oldest of what the terms have unsent was committed.
+    pub(super) fn oldest(&self, terms: &Arc<Terms>) -> Option<Timestamp> {
+        let unsent = self.windows.values().flat_map(|window| &window.unsent);
+        let of_terms = unsent.filter(|unsent| Arc::ptr_eq(&unsent.notification.terms, terms));
+        of_terms.map(|unsent| unsent.notification.at).min()
+    }
+
+    /// All that the window has goes together; then it is closed for its length.
+    fn send(&mut self, lane: usize, place: Place, key: Key, now: Instant, rules: &mut Rules) {
+        let window = self.windows.get_mut(&key).expect("a window with something unsent is kept");
+        let unsent = std::mem::take(&mut window.unsent);
+        for counted in unsent.iter().filter(|unsent| unsent.is_counted) {
+            rules.of(&counted.notification.terms).unsent -= 1;
+        }
+        self.lanes[lane].sending = unsent;
+        let Some(length) = key.length else {
+            self.windows.remove(&key);
+            return;
+        };
+        window.place = (now + length, place.1);
+        self.closed.insert(window.place, key);
+        if self.closed.len() > MAX_CLOSED {
+            self.forget_first();
+        }
+    }
+
+    fn forget_ended(&mut self, now: Instant) {
+        while self.closed.first_key_value().is_some_and(|(place, _)| place.0 <= now) {
+            self.forget_first();
+        }
+    }
+
+    fn forget_first(&mut self) {
+        if let Some((_, key)) = self.closed.pop_first() {
+            self.windows.remove(&key);
+        }
+    }
+}
+
+impl Window {
+    fn is_about(&self, notification: &Notification) -> bool {
+        self.entity == notification.terms.entity && *self.subject == *subject(notification)
+    }
+
+    /// Whether there is one more unsent now: else it was folded.
+    fn add(
+        &mut self,
+        mut notification: Notification,
+        rules: &mut Rules,
+        frontier: &mut Frontier,
+    ) -> bool {
+        let is_folded = notification.terms.window.is_some() && notification.refusal.is_none();
+        let recent = self.unsent.iter().enumerate().rev().take(LOOKBACK);
+        let mut recent = recent.map(|(index, unsent)| (index, &unsent.notification));
+        let fold = recent
+            .clone()
+            .find_map(|(index, earlier)| Some((index, fold::across(earlier, &notification)?)));
+        if let Some((index, action)) = fold.filter(|_| is_folded) {
+            let earlier = self.unsent.remove(index).expect("it was found there");
+            rules.free(&notification);
+            rules.free(&earlier.notification);
+            // The earlier one's position stays in the frontier, for both.
+            notification.absorb(earlier.notification, action);
+            rules.keep(&notification);
+            self.unsent.push_back(Unsent { notification, is_counted: earlier.is_counted });
+            return false;
+        }
+        frontier.enter(notification.position);
+        let is_counted = match is_folded {
+            true => !recent.any(|(_, other)| Arc::ptr_eq(&other.terms, &notification.terms)),
+            false => notification.refusal.is_none() && notification.event_index == 0,
+        };
+        rules.of(&notification.terms).unsent += usize::from(is_counted);
+        self.unsent.push_back(Unsent { notification, is_counted });
+        true
+    }
+}
+
+fn take_if(
+    unsent: &mut VecDeque<Unsent>,
+    is_taken: impl Fn(&Unsent) -> bool,
+    taken: &mut Vec<Unsent>,
+) {
+    if !unsent.iter().any(&is_taken) {
+        return;
+    }
+    for unsent_one in std::mem::take(unsent) {
+        match is_taken(&unsent_one) {
+            true => taken.push(unsent_one),
+            false => unsent.push_back(unsent_one),
+        }
+    }
+}
