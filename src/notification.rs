@@ -16,7 +16,7 @@ pub use channel::{ChannelClass, ChannelName, ChannelNameError};
 pub use event::{EventName, EventNameError};
 pub use json::{escaped_len, write_string};
 pub use pattern::{ChannelPattern, Part};
-pub use payload::{Changed, Draft, Payload, Render};
+pub use payload::{Changed, Draft, Payload, Render, minimal_may_exceed};
 pub use resync::{Reason, Resync};
 pub use terms::{Piece, Terms, WindowBy};
 
@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use self::payload::Shared;
 use crate::change::{Position, Timestamp};
 
 /// What happened to the entity, as a client is told.
@@ -119,7 +120,7 @@ impl Notification {
     pub fn data(&self) -> Cow<'_, str> {
         match &self.payload {
             Payload::Own(text) | Payload::Drawn { text, .. } => Cow::Borrowed(text),
-            Payload::Minimal { changed, partial } => {
+            Payload::Minimal { changed, partial, .. } => {
                 Cow::Owned(payload::minimal(self, changed.as_ref(), *partial))
             }
         }
@@ -164,11 +165,12 @@ impl Notification {
             }
         }
         self.channels = channels;
-        match self.id == earlier.id {
-            true => self.payload.absorb(earlier.payload, action),
-            // Of two rows the last one is told; what changed is nobody's alone.
-            false => self.payload.forget_changed(),
-        }
+        let shared = match self.id == earlier.id {
+            true if self.terms.id_is_row => Shared::Row,
+            true => Shared::Id,
+            false => Shared::Channel,
+        };
+        self.payload.absorb(earlier.payload, action, shared);
         self.count += earlier.count;
         self.position = self.position.min(earlier.position);
         self.at = self.at.max(earlier.at);

@@ -215,6 +215,43 @@ impl Batch {
         })
     }
 
+    /// The change alone, with its values of `columns`, which rise; all others
+    /// are unknown.
+    pub fn keep(change: &Change<'_>, columns: &[usize]) -> Batch {
+        let mut copy = Copy::default();
+        let mut row = |row: Row<'_>| copy.row(columns, |column| row.value(column));
+        let (old, new) = (change.old.map(&mut row), change.new.map(&mut row));
+        copy.finish(change, old, new)
+    }
+
+    /// `later` with its unchanged TOASTed values, where they are in the new row
+    /// of `earlier`. Both are of one change, of the same row of the same table.
+    /// `None` if none is.
+    pub fn carry(earlier: &Batch, later: &Batch) -> Option<Batch> {
+        let (earlier, later) = (earlier.change()?, later.change()?);
+        let new = later.new.filter(|_| Arc::ptr_eq(earlier.relation, later.relation))?;
+        let carried = |column: usize| match later.new_value(column) {
+            Value::Unchanged => Some(earlier.new_value(column)).filter(|value| value.is_known()),
+            _ => None,
+        };
+        if !(0..new.fields.len()).any(|column| carried(column).is_some()) {
+            return None;
+        }
+        let mut copy = Copy::default();
+        let all: Vec<usize> = (0..new.fields.len()).collect();
+        let old = later.old.map(|old| copy.row(&all, |column| old.value(column)));
+        let new = copy.row(&all, |column| carried(column).unwrap_or(new.value(column)));
+        Some(copy.finish(&later, old, Some(new)))
+    }
+
+    /// Its first change, which is its only one if [`Batch::keep`] made it.
+    pub fn change(&self) -> Option<Change<'_>> {
+        self.items().find_map(|item| match item {
+            Item::Change(change) => Some(change),
+            Item::Truncate { .. } | Item::Reached(_) => None,
+        })
+    }
+
     /// What it costs to keep, in bytes, near enough.
     pub fn heap_bytes(&self) -> usize {
         self.bytes.len() + size_of_val(&*self.fields) + size_of_val(&*self.entries)
@@ -222,6 +259,56 @@ impl Batch {
 
     fn row(&self, range: Range<usize>) -> Row<'_> {
         Row { bytes: &self.bytes, fields: &self.fields[range] }
+    }
+}
+
+/// Rows made of other batches' values.
+#[derive(Default)]
+struct Copy {
+    fields: Vec<Field>,
+    bytes: Vec<u8>,
+}
+
+impl Copy {
+    /// Appends a row that reaches to the last of `columns`, which rise, and says
+    /// where it is.
+    fn row<'a>(&mut self, columns: &[usize], value: impl Fn(usize) -> Value<'a>) -> Range<usize> {
+        let start = self.fields.len();
+        for column in columns {
+            self.fields.resize(start + column, Field::UNKNOWN);
+            let field = self.field(value(*column));
+            self.fields.push(field);
+        }
+        start..self.fields.len()
+    }
+
+    fn field(&mut self, value: Value<'_>) -> Field {
+        let start = self.bytes.len();
+        let copied = match value {
+            Value::Null => return Field::NULL,
+            Value::Unchanged => return Field::UNCHANGED,
+            Value::Unknown => return Field::UNKNOWN,
+            Value::Text(text) => {
+                self.bytes.extend_from_slice(text);
+                Field::text(start..self.bytes.len())
+            }
+            Value::Omitted(fingerprint) => {
+                self.bytes.extend_from_slice(fingerprint);
+                Field::omitted(start)
+            }
+        };
+        copied.unwrap_or(Field::UNKNOWN)
+    }
+
+    fn finish(
+        self,
+        change: &Change<'_>,
+        old: Option<Range<usize>>,
+        new: Option<Range<usize>>,
+    ) -> Batch {
+        let Change { relation, operation, transaction, .. } = *change;
+        let entry = Entry::Change { relation: relation.clone(), operation, transaction, old, new };
+        Batch { bytes: self.bytes.into(), fields: self.fields, entries: vec![entry] }
     }
 }
 

@@ -18,7 +18,7 @@ fn a_first_change_is_due_at_its_commit_and_the_next_at_the_windows_end() {
             event: "PostUpdated".parse().expect("an event"),
             event_index: 0,
             channels: vec!["posts".parse().expect("a channel")],
-            payload: Payload::Minimal { changed: None, partial: false },
+            payload: Payload::default(),
             count: 1,
             position: Position::new(position),
             at: Timestamp::from_unix_micros(0),

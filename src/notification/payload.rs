@@ -1,7 +1,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Action, Notification, write_string};
+use super::{Action, Notification, escaped_len, write_string};
 use crate::change::{Batch, Relation};
 
 /// What a notification says.
@@ -13,92 +13,177 @@ pub enum Payload {
         changed: Option<Changed>,
         /// Whether the rule's own payload did not fit or could not be made.
         partial: bool,
+        /// What it was to be made of, if a fold may still make it.
+        draft: Option<Box<Draft>>,
     },
     /// The rule's own, a JSON text that folding does not change.
     Own(Box<str>),
     /// The rule's own, a JSON text that says something of the action or of the
     /// row before the change.
-    Drawn { text: Box<str>, draft: Draft },
+    Drawn { text: Box<str>, draft: Box<Draft> },
+}
+
+/// What two payloads that become one have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shared {
+    /// Both are about one row: the earlier says how it was before.
+    Row,
+    /// Rows of one id, such as the children of one parent: the last one is told,
+    /// and what changed in any.
+    Id,
+    /// Rows of one channel: the last one is told.
+    Channel,
 }
 
 /// Columns that a change, or several, gave another value.
 #[derive(Clone, Debug)]
 pub struct Changed {
-    pub relation: Arc<Relation>,
+    relation: Arc<Relation>,
     /// Indexes of columns, rising.
-    pub columns: Box<[u16]>,
+    columns: Box<[u16]>,
 }
 
 /// What a payload was made of, to make it again.
 #[derive(Clone, Debug)]
 pub struct Draft {
-    /// One change, with the columns that the payload reads.
-    pub change: Arc<Batch>,
+    /// The change whose old row it reads, alone and with the columns that the
+    /// payload reads.
+    pub first: Arc<Batch>,
+    /// The change whose row it is about, likewise.
+    pub last: Arc<Batch>,
+    /// What both and those between them changed, if that is known.
+    pub changed: Option<Changed>,
     pub render: Arc<dyn Render>,
 }
 
 /// Makes a rule's payload. It is the rule's, as it was bound to a table.
 pub trait Render: fmt::Debug + Send + Sync {
-    /// What the payload is after the changes of `first` to `last`, each a batch
-    /// of one change: the old row is that of `first`, the new one that of `last`.
-    fn render(self: Arc<Self>, first: &Batch, last: &Batch, action: Action) -> Payload;
+    /// What the payload is after the changes of a draft, a JSON text; `None` if
+    /// it does not fit, or something is not known.
+    fn render(&self, draft: &Draft, action: Action) -> Option<Box<str>>;
+}
+
+impl Default for Payload {
+    /// The minimal one.
+    fn default() -> Payload {
+        Payload::Minimal { changed: None, partial: false, draft: None }
+    }
 }
 
 impl Payload {
     /// Makes it the payload of both.
-    pub(super) fn absorb(&mut self, earlier: Payload, action: Action) {
-        match (&mut *self, earlier) {
-            (Payload::Minimal { changed, .. }, Payload::Minimal { changed: before, .. }) => {
-                *changed = match (changed.take(), before) {
-                    (Some(after), Some(before)) => before.union(after),
-                    _ => None,
+    pub(super) fn absorb(&mut self, earlier: Payload, action: Action, shared: Shared) {
+        let earlier = match earlier {
+            Payload::Minimal { draft: Some(draft), .. } | Payload::Drawn { draft, .. } => {
+                Earlier { changed: draft.changed.clone(), draft: Some(draft) }
+            }
+            Payload::Minimal { changed, .. } => Earlier { changed, draft: None },
+            Payload::Own(_) => Earlier { changed: None, draft: None },
+        };
+        match self {
+            Payload::Own(_) => {}
+            Payload::Minimal { changed, draft: None, .. } => {
+                let before = earlier.changed.filter(|_| shared != Shared::Channel);
+                *changed = Changed::union(before, changed.take());
+            }
+            Payload::Minimal { draft: Some(draft), .. } | Payload::Drawn { draft, .. } => {
+                let mut draft = draft.clone();
+                draft.absorb(earlier, shared);
+                *self = match draft.render.render(&draft, action) {
+                    Some(text) => Payload::Drawn { text, draft },
+                    None => {
+                        let changed = draft.changed.clone();
+                        let changed = changed.filter(|_| shared != Shared::Channel);
+                        Payload::Minimal { changed, partial: true, draft: Some(draft) }
+                    }
                 };
             }
-            (Payload::Minimal { changed, .. }, _) => *changed = None,
-            (Payload::Own(_), _) => {}
-            (Payload::Drawn { draft, .. }, earlier) => {
-                let draft = draft.clone();
-                let first = match &earlier {
-                    Payload::Drawn { draft: first, .. } => &first.change,
-                    Payload::Minimal { .. } | Payload::Own(_) => &draft.change,
-                };
-                *self = draft.render.render(first, &draft.change, action);
-            }
-        }
-    }
-
-    pub(super) fn forget_changed(&mut self) {
-        if let Payload::Minimal { changed, .. } = self {
-            *changed = None;
         }
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
         match self {
-            Payload::Minimal { changed, .. } => {
-                changed.as_ref().map_or(0, |changed| size_of_val(&*changed.columns))
+            Payload::Minimal { changed, draft, .. } => {
+                changed.as_ref().map_or(0, Changed::heap_bytes)
+                    + draft.as_ref().map_or(0, |draft| draft.heap_bytes())
             }
             Payload::Own(text) => text.len(),
-            Payload::Drawn { text, draft } => text.len() + draft.change.heap_bytes(),
+            Payload::Drawn { text, draft } => text.len() + draft.heap_bytes(),
         }
     }
 }
 
-impl Changed {
-    /// `None` if the table was described anew in between.
-    fn union(self, later: Changed) -> Option<Changed> {
-        if !Arc::ptr_eq(&self.relation, &later.relation) {
-            return None;
+/// What an earlier payload leaves to the one that absorbs it.
+struct Earlier {
+    changed: Option<Changed>,
+    draft: Option<Box<Draft>>,
+}
+
+impl Draft {
+    fn absorb(&mut self, earlier: Earlier, shared: Shared) {
+        if shared == Shared::Channel {
+            return;
         }
-        let mut columns = [self.columns, later.columns].concat();
-        columns.sort_unstable();
-        columns.dedup();
-        Some(Changed { relation: self.relation, columns: columns.into() })
+        self.changed = Changed::union(earlier.changed, self.changed.take());
+        let Some(earlier) = earlier.draft.filter(|_| shared == Shared::Row) else { return };
+        if let Some(last) = Batch::carry(&earlier.last, &self.last) {
+            self.last = Arc::new(last);
+        }
+        self.first = earlier.first;
     }
 
-    fn names(&self) -> impl Iterator<Item = &str> {
+    fn heap_bytes(&self) -> usize {
+        let last = if Arc::ptr_eq(&self.first, &self.last) { 0 } else { self.last.heap_bytes() };
+        let changed = self.changed.as_ref().map_or(0, Changed::heap_bytes);
+        size_of::<Draft>() + self.first.heap_bytes() + last + changed
+    }
+}
+
+impl Changed {
+    /// So that the minimal payload of the widest table fits, if its id does.
+    const MAX_BYTES: usize = 4096;
+
+    /// `columns` are indexes, rising. `None` if they are too many to be told.
+    pub fn new(relation: &Arc<Relation>, columns: &[u16]) -> Option<Changed> {
+        let names = columns.iter().map(|column| &relation.columns[usize::from(*column)].name);
+        // Twice, since the payload is a string of the request.
+        let bytes: usize = names.map(|name| 2 * escaped_len(name) + 1).sum();
+        (bytes <= Changed::MAX_BYTES)
+            .then(|| Changed { relation: relation.clone(), columns: columns.into() })
+    }
+
+    /// `None` if it is not known of both, or if the table was described anew in
+    /// between.
+    fn union(earlier: Option<Changed>, later: Option<Changed>) -> Option<Changed> {
+        let (earlier, later) = (earlier?, later?);
+        if !Arc::ptr_eq(&earlier.relation, &later.relation) {
+            return None;
+        }
+        if later.columns.iter().all(|column| earlier.columns.binary_search(column).is_ok()) {
+            return Some(earlier);
+        }
+        let mut columns = [earlier.columns, later.columns].concat();
+        columns.sort_unstable();
+        columns.dedup();
+        Changed::new(&later.relation, &columns)
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
         self.columns.iter().map(|column| &*self.relation.columns[usize::from(*column)].name)
     }
+
+    fn heap_bytes(&self) -> usize {
+        size_of_val(&*self.columns)
+    }
+}
+
+/// Whether a minimal payload with that entity and id may be larger than `limit`.
+pub fn minimal_may_exceed(limit: usize, entity: &str, id: &str) -> bool {
+    /// Of everything else in it.
+    const REST: usize = 256;
+    /// What a character may become in a string of a string.
+    const ESCAPED: usize = 7;
+    (entity.len() + id.len()) * ESCAPED + Changed::MAX_BYTES + REST > limit
 }
 
 /// The payload that tells what to fetch again, and no more.

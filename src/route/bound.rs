@@ -1,10 +1,13 @@
 //! A rule on one relation: names became indexes, what never varies is made.
 
+use std::collections::BTreeSet;
+use std::mem;
 use std::sync::Arc;
 
 use super::action::{Announcement, Facts, Rows, decide};
 use super::channel::{BoundChannel, Rendered};
 use super::data::BoundData;
+use super::drawing::Drawing;
 use super::event::BoundEvent;
 use super::expression::{BoundExpression, Variable};
 use super::names;
@@ -17,13 +20,14 @@ use super::view::{Known, Names, Scope, Side, View};
 use super::{Oversize, SoftDelete};
 use crate::change::{Change, Operation, Relation, TableName};
 use crate::notification::{
-    Action, Changed, ChannelName, Notification, Payload, Refusal, Terms, escaped_len, write_string,
+    Action, Changed, ChannelName, Notification, Payload, Refusal, Terms, escaped_len,
+    minimal_may_exceed, write_string,
 };
 
 #[derive(Debug)]
 pub(super) struct BoundRule {
     terms: Arc<Terms>,
-    names: Names,
+    names: Arc<Names>,
     id: BoundId,
     pub channels: Vec<BoundChannel>,
     pub events: Vec<BoundEvent>,
@@ -34,8 +38,11 @@ pub(super) struct BoundRule {
     /// `None` for a column that the relation lacks.
     changed: Option<Vec<Option<usize>>>,
     data: Option<BoundData>,
+    /// If folding changes what `data` says: how it is drawn for a row as it was,
+    /// and as it is.
+    drawings: Option<[Arc<Drawing>; 2]>,
     oversize: Oversize,
-    fixed: Vec<bool>,
+    fixed: Arc<[bool]>,
     soft_delete: BoundSoftDelete,
 }
 
@@ -63,7 +70,7 @@ struct Letter {
 }
 
 impl BoundRule {
-    pub(super) fn new(rule: &Rule, relation: &Relation) -> BoundRule {
+    pub(super) fn new(rule: &Rule, relation: &Relation, options: &Options) -> BoundRule {
         let table = rule.table_of(relation).unwrap_or(&relation.table);
         let entity: Arc<str> = match &rule.entity {
             Some(entity) => entity.clone(),
@@ -107,6 +114,27 @@ impl BoundRule {
             resync_data: rule.resync.data.as_ref().map(|data| resync::pieces(data, print)),
             channels: channels.iter().filter_map(BoundChannel::pattern).collect(),
         };
+        let names = Arc::new(Names { entity: entity.clone(), studly, table: table.clone() });
+        let fixed: Arc<[bool]> =
+            relation.columns.iter().map(|column| is_fixed(&column.name)).collect();
+        let data = rule.data.as_ref().map(|data| data.bind(relation));
+        let drawings = rule.data.as_ref().zip(data.clone()).and_then(|(template, data)| {
+            let reads = template.reads().resolve(relation);
+            let columns: BTreeSet<usize> = reads.into_iter().map(|(_, column)| column).collect();
+            let drawing = |side| {
+                Arc::new(Drawing {
+                    data: data.clone(),
+                    columns: columns.iter().copied().collect(),
+                    names: names.clone(),
+                    fixed: fixed.clone(),
+                    zone: options.timezone.clone(),
+                    max_bytes: options.max_data_bytes,
+                    side,
+                })
+            };
+            let tells_before = template.templates().any(Template::tells_before);
+            tells_before.then(|| [drawing(Side::Old), drawing(Side::New)])
+        });
         BoundRule {
             terms: Arc::new(terms),
             id: match &rule.id {
@@ -122,15 +150,16 @@ impl BoundRule {
                 .changed
                 .as_ref()
                 .map(|columns| columns.iter().map(|name| relation.column(name)).collect()),
-            data: rule.data.as_ref().map(|data| data.bind(relation)),
+            data,
+            drawings,
             oversize: rule.oversize,
-            fixed: relation.columns.iter().map(|column| is_fixed(&column.name)).collect(),
+            fixed,
             soft_delete: match (rule.soft_delete_column(relation), &rule.soft_delete) {
                 (Some(column), _) => BoundSoftDelete::Column(column),
                 (None, SoftDelete::Column(_)) => BoundSoftDelete::Unknown,
                 (None, _) => BoundSoftDelete::None,
             },
-            names: Names { entity: entity.clone(), studly, table: table.clone() },
+            names,
         }
     }
 
@@ -159,6 +188,7 @@ impl BoundRule {
     ) {
         let view = View {
             change,
+            since: None,
             side: Side::New,
             action: match change.operation {
                 Operation::Insert => Action::Created,
@@ -178,7 +208,7 @@ impl BoundRule {
             for told in self.by_id(told, &view, scratch).into_iter().flatten() {
                 let view = view.from(told.side);
                 let letter = self.letter(told.rows, &view, options, scratch, counts);
-                self.post(letter, &view, scratch, out);
+                self.post(letter, &view, options.max_data_bytes, scratch, out);
             }
         }
     }
@@ -300,7 +330,7 @@ impl BoundRule {
         let mut letter = Letter {
             channels: Vec::with_capacity(self.channels.len()),
             refused: Vec::new(),
-            payload: Payload::Minimal { changed: None, partial: false },
+            payload: Payload::default(),
             refusal: None,
         };
         for side in rows.sides() {
@@ -333,51 +363,67 @@ impl BoundRule {
         view: &View<'_>,
         limit: usize,
         letter: &mut Letter,
-        Scratch { data, .. }: &mut Scratch,
+        Scratch { data, columns, .. }: &mut Scratch,
     ) {
+        let Some(template) = &self.data else {
+            let changed = changed(view, columns);
+            letter.payload = Payload::Minimal { changed, partial: false, draft: None };
+            return;
+        };
         data.clear();
-        let mut partial = false;
-        if let Some(template) = &self.data {
-            let made = template.write(view, data);
-            let bytes = escaped_len(data);
-            if made.is_ok() && bytes > limit && self.oversize == Oversize::Reject {
-                letter.refusal.get_or_insert(Refusal::Oversize { bytes, limit });
-            } else if made.is_ok() && bytes <= limit {
-                letter.payload = Payload::Own(data.as_str().into());
-                return;
-            }
-            partial = true;
+        let is_made = template.write(view, data).is_ok();
+        let bytes = escaped_len(data);
+        if is_made && bytes > limit && self.oversize == Oversize::Reject {
+            letter.refusal.get_or_insert(Refusal::Oversize { bytes, limit });
+            letter.payload = Payload::Own(data.as_str().into());
+            return;
         }
-        let changed = if view.tells_changed() { view.changed() } else { None };
-        let changed = changed.map(|columns| Changed {
-            relation: view.change.relation.clone(),
-            columns: columns.collect(),
+        let text = (is_made && bytes <= limit).then(|| data.as_str().into());
+        let draft = self.drawings.as_ref().map(|[old, new]| {
+            let drawing = match view.side {
+                Side::Old => old,
+                Side::New => new,
+            };
+            Box::new(drawing.draft(view, changed(view, columns)))
         });
-        letter.payload = Payload::Minimal { changed, partial };
+        letter.payload = match (text, draft) {
+            (Some(text), None) => Payload::Own(text),
+            (Some(text), Some(draft)) => Payload::Drawn { text, draft },
+            (None, draft) => {
+                Payload::Minimal { changed: changed(view, columns), partial: true, draft }
+            }
+        };
     }
 
     fn post(
         &self,
         letter: Letter,
         view: &View<'_>,
+        limit: usize,
         scratch: &Scratch,
         out: &mut Vec<Notification>,
     ) {
-        let notification = |event_index, event, channels, refusal| Notification {
-            terms: self.terms.clone(),
-            action: view.action,
-            id: scratch.id.as_str().into(),
-            event,
-            event_index,
-            channels,
-            payload: letter.payload.clone(),
-            count: 1,
-            position: view.change.transaction.position,
-            at: view.change.transaction.at,
-            resync: None,
-            refusal,
+        let Letter { mut channels, refused, mut payload, refusal } = letter;
+        let notification = |event_index, event, channels, payload, refusal| {
+            let mut notification = Notification {
+                terms: self.terms.clone(),
+                action: view.action,
+                id: scratch.id.as_str().into(),
+                event,
+                event_index,
+                channels,
+                payload,
+                count: 1,
+                position: view.change.transaction.position,
+                at: view.change.transaction.at,
+                resync: None,
+                refusal,
+            };
+            if notification.refusal.is_none() {
+                notification.refusal = oversize(&notification, limit);
+            }
+            notification
         };
-        let mut channels = letter.channels;
         for (index, event) in self.events.iter().enumerate() {
             let (event, nameless) = match event.name(view) {
                 Ok(event) => (event, None),
@@ -386,20 +432,46 @@ impl BoundRule {
                     (stand_in, Some(Refusal::Unrenderable { part: "event", reason }))
                 }
             };
-            if !letter.refused.is_empty() {
-                let reason = letter.refused.join("; ");
-                let refusal = Refusal::Unrenderable { part: "channels", reason };
-                out.push(notification(index, event.clone(), Vec::new(), Some(refusal)));
+            if !refused.is_empty() {
+                let reason = refused.join("; ");
+                let refusal = Some(Refusal::Unrenderable { part: "channels", reason });
+                let event = event.clone();
+                out.push(notification(index, event, Vec::new(), payload.clone(), refusal));
             }
             if !channels.is_empty() {
                 let is_last = index + 1 == self.events.len();
-                let channels =
-                    if is_last { std::mem::take(&mut channels) } else { channels.clone() };
-                let refusal = letter.refusal.clone().or(nameless);
-                out.push(notification(index, event, channels, refusal));
+                let (channels, payload) = match is_last {
+                    true => (mem::take(&mut channels), mem::take(&mut payload)),
+                    false => (channels.clone(), payload.clone()),
+                };
+                let refusal = refusal.clone().or(nameless);
+                out.push(notification(index, event, channels, payload, refusal));
             }
         }
     }
+}
+
+/// `columns` is a buffer.
+fn changed(view: &View<'_>, columns: &mut Vec<u16>) -> Option<Changed> {
+    if !view.tells_changed() {
+        return None;
+    }
+    columns.clear();
+    columns.extend(view.changed()?);
+    Changed::new(view.change.relation, columns)
+}
+
+/// Why a minimal payload cannot be sent. A rule's own was measured as it was
+/// made.
+fn oversize(notification: &Notification, limit: usize) -> Option<Refusal> {
+    let Notification { terms, id, payload: Payload::Minimal { .. }, .. } = notification else {
+        return None;
+    };
+    if !minimal_may_exceed(limit, &terms.entity, id) {
+        return None;
+    }
+    let bytes = escaped_len(&notification.data());
+    (bytes > limit).then_some(Refusal::Oversize { bytes, limit })
 }
 
 /// Whether it is one column alone, which names the row.

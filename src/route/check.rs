@@ -104,7 +104,7 @@ impl Check<'_> {
             self.error("id", format!("{table} has no primary key"), Some(fix));
             return;
         }
-        let bound = BoundRule::new(self.rule, relation);
+        let bound = BoundRule::new(self.rule, relation, &rules.options);
         for error in bound.channels.iter().filter_map(|channel| channel.problem()) {
             self.error("channels", format!("for {table}: {error}"), None);
         }

@@ -56,6 +56,11 @@ impl Variable {
         )
     }
 
+    /// Whether it says something of what went before the row as it is.
+    pub(super) fn tells_before(self) -> bool {
+        matches!(self, Variable::Action | Variable::ActionStudly | Variable::Changed)
+    }
+
     fn value(self, view: &View<'_>) -> Option<Value> {
         Some(match self {
             Variable::Entity => Value::from(&*view.names.entity),
@@ -64,7 +69,13 @@ impl Variable {
             Variable::ActionStudly => Value::from(view.action.studly_name()),
             Variable::Table => Value::from(&*view.names.table.name),
             Variable::Schema => Value::from(&*view.names.table.schema),
-            Variable::Changed => Value::from_iter(view.changed()?),
+            Variable::Changed => match view.since {
+                Some(since) if view.tells_changed() => Value::from_iter(since.changed?.names()),
+                _ => {
+                    let columns = &view.change.relation.columns;
+                    Value::from_iter(view.changed()?.map(|c| &*columns[usize::from(c)].name))
+                }
+            },
             Variable::At => Value::from(view.change.transaction.at.to_string()),
         })
     }
@@ -117,6 +128,14 @@ impl Reads {
             Some(column) => self.columns.insert((scope, column.into())),
             None => self.whole.insert(scope),
         };
+    }
+
+    /// Whether it says something of what went before the row as it is.
+    pub(super) fn tells_before(&self) -> bool {
+        let is_old = |(scope, _): &(Scope, Box<str>)| *scope == Scope::Old;
+        self.columns.iter().chain(&self.perhaps).any(is_old)
+            || self.whole.contains(&Scope::Old)
+            || self.variables.iter().any(|variable| variable.tells_before())
     }
 
     pub(super) fn merge(&mut self, other: &Reads) {

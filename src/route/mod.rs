@@ -15,6 +15,7 @@ mod action;
 mod bound;
 mod channel;
 mod data;
+mod drawing;
 mod event;
 mod resync;
 mod router;

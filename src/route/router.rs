@@ -45,6 +45,7 @@ pub(super) struct Scratch {
     pub id: String,
     pub text: String,
     pub data: String,
+    pub columns: Vec<u16>,
 }
 
 /// What a router left out or cut short, since it was made.
@@ -161,6 +162,6 @@ impl Table {
 impl Rules {
     fn bind(&self, relation: &Relation) -> Vec<BoundRule> {
         let rules = self.rules.iter().filter(|rule| rule.applies(relation));
-        rules.map(|rule| BoundRule::new(rule, relation)).collect()
+        rules.map(|rule| BoundRule::new(rule, relation, &self.options)).collect()
     }
 }

@@ -89,6 +89,18 @@ impl Template {
         reads
     }
 
+    /// Whether it says something of what went before the row as it is, so that
+    /// folding changes what it says.
+    pub(super) fn tells_before(&self) -> bool {
+        self.parts.iter().any(|part| match part {
+            Part::Text(_) => false,
+            Part::Variable(variable) => variable.tells_before(),
+            Part::Column(scope, _) => *scope == Scope::Old,
+            Part::Expression { expression, .. } => expression.reads.tells_before(),
+            Part::Block(block) => block.reads.tells_before(),
+        })
+    }
+
     pub(super) fn has_block(&self) -> bool {
         matches!(*self.parts, [Part::Block(_)])
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 
 use crate::change::{Change, Operation, TableName, Value};
-use crate::notification::Action;
+use crate::notification::{Action, Changed};
 
 /// Which row a bare column name means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,10 +39,21 @@ pub(super) struct Names {
     pub table: TableName,
 }
 
+/// Earlier changes of the row that are told together with the last.
+#[derive(Clone, Copy)]
+pub(super) struct Since<'a> {
+    /// Whose old row is the old one.
+    pub first: &'a Change<'a>,
+    /// What all of them changed, if that is known.
+    pub changed: Option<&'a Changed>,
+}
+
 /// One change, seen from one of its rows.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
     pub change: &'a Change<'a>,
+    /// `None`: it is told alone.
+    pub since: Option<Since<'a>>,
     pub side: Side,
     pub action: Action,
     pub names: &'a Names,
@@ -62,19 +73,24 @@ impl<'a> View<'a> {
             Scope::Old => Side::Old,
             Scope::New => Side::New,
         };
-        let operation = self.change.operation;
+        // `old` is the row before all that is told; the row that it is about, if
+        // that is the old one, is the one before the last change.
+        let change = match self.since {
+            Some(since) if scope == Scope::Old => since.first,
+            _ => self.change,
+        };
         match side {
             // A row that does not exist has no values; that is not the same as
             // a row whose values did not come.
-            Side::Old if operation == Operation::Insert => Known::Null,
-            Side::New if operation == Operation::Delete => Known::Null,
-            Side::New => known(self.change.new_value(column)),
-            Side::Old => match known(self.change.old_value(column)) {
+            Side::Old if change.operation == Operation::Insert => Known::Null,
+            Side::New if change.operation == Operation::Delete => Known::Null,
+            Side::New => known(change.new_value(column)),
+            Side::Old => match known(change.old_value(column)) {
                 Known::Unknown
-                    if operation == Operation::Update
+                    if change.operation == Operation::Update
                         && self.fixed.get(column).copied().unwrap_or(false) =>
                 {
-                    known(self.change.new_value(column))
+                    known(change.new_value(column))
                 }
                 old => old,
             },
@@ -84,7 +100,9 @@ impl<'a> View<'a> {
     /// Whether the row went on as the same row with other values.
     pub(super) fn tells_changed(&self) -> bool {
         let replaced = self.action == Action::Deleted && self.side == Side::Old;
-        self.change.operation == Operation::Update && self.action != Action::Created && !replaced
+        // A row that was deleted and created again is updated.
+        let stays = self.since.is_some() || self.change.operation == Operation::Update;
+        stays && self.action != Action::Created && !replaced
     }
 
     /// Indexes of the changed columns in their order, if of each it is known
