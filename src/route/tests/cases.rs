@@ -10,8 +10,9 @@ use serde_json::{Map, Value as Json, json};
 
 use super::notifications;
 use super::rows::{Table, batch, fields};
-use crate::notification::Notification;
-use crate::route::{Config, Options, Problem, Rules, Severity};
+use crate::change::{Position, Timestamp};
+use crate::notification::{Notification, Reason, Resync};
+use crate::route::{Config, Options, Problem, Router, Rules, Severity};
 
 /// One file of `tests/rules`.
 #[derive(Deserialize)]
@@ -27,6 +28,8 @@ struct File {
     table: Table,
     #[serde(default)]
     case: Vec<Case>,
+    #[serde(default)]
+    resync: Vec<ResyncCase>,
     #[serde(default)]
     refused: Vec<Refused>,
 }
@@ -54,6 +57,23 @@ struct Case {
     /// JSON: the notifications in order, each with the fields to compare.
     /// `refusal` and `partial` are always compared.
     expect: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ResyncCase {
+    claim: String,
+    rule: toml::Table,
+    reason: Reason,
+    count: Option<u64>,
+    #[serde(default = "yes")]
+    may_collapse: bool,
+    /// JSON, as that of a case.
+    expect: String,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Deserialize)]
@@ -120,21 +140,47 @@ impl Case {
         let new = self.new.as_ref().map(|row| fields(&relation, row));
         let rules = compile(file, &self.rule).unwrap_or_else(|problems| panic!("{problems:#?}"));
         let batch = batch(&relation, old, new);
-        let told = notifications(rules, &batch);
-        let expected: Vec<Map<String, Json>> =
-            serde_json::from_str(&self.expect).unwrap_or_else(|e| panic!("{e}: {}", self.expect));
-        let told: Vec<Map<String, Json>> = told.iter().map(as_json).collect();
-        let compared = expected.iter().zip(&told).map(|(expected, told)| {
-            let keep =
-                |key: &str| expected.contains_key(key) || key == "refusal" || key == "partial";
-            told.iter().filter(|(key, _)| keep(key)).map(|(k, v)| (k.clone(), v.clone())).collect()
-        });
-        let compared: Vec<Map<String, Json>> = compared.collect();
-        let whole = || serde_json::to_string_pretty(&told).unwrap();
-        assert_eq!(expected.len(), told.len(), "{}", whole());
-        for (expected, compared) in expected.iter().zip(&compared) {
-            assert_eq!(expected, compared, "all told: {}", whole());
-        }
+        compare(&self.expect, &notifications(rules, &batch));
+    }
+}
+
+fn compare(expect: &str, told: &[Notification]) {
+    let expected: Vec<Map<String, Json>> =
+        serde_json::from_str(expect).unwrap_or_else(|e| panic!("{e}: {expect}"));
+    let told: Vec<Map<String, Json>> = told.iter().map(as_json).collect();
+    let compared = expected.iter().zip(&told).map(|(expected, told)| {
+        let keep = |key: &str| expected.contains_key(key) || key == "refusal" || key == "partial";
+        told.iter().filter(|(key, _)| keep(key)).map(|(k, v)| (k.clone(), v.clone())).collect()
+    });
+    let compared: Vec<Map<String, Json>> = compared.collect();
+    let whole = || serde_json::to_string_pretty(&told).unwrap();
+    assert_eq!(expected.len(), told.len(), "{}", whole());
+    for (expected, compared) in expected.iter().zip(&compared) {
+        assert_eq!(expected, compared, "all told: {}", whole());
+    }
+}
+
+impl ResyncCase {
+    fn run(&self, file: &File) {
+        let relation = file.table.relation(None);
+        let rules = compile(file, &self.rule).unwrap_or_else(|problems| panic!("{problems:#?}"));
+        let problems = rules.check(std::slice::from_ref(&relation));
+        assert!(!problems.iter().any(Problem::is_error), "{problems:#?}");
+        let mut router = Router::new(Arc::new(rules));
+        router.learn(&[relation]);
+        let terms = router.terms().next().expect("the rule takes the table").clone();
+        assert_eq!(terms.may_collapse, self.may_collapse);
+        let position = Position::new(100);
+        let resync = Resync {
+            terms,
+            reason: self.reason,
+            count: self.count,
+            position: Some(position),
+            at: Timestamp::from_unix_micros(0),
+        };
+        let channels = vec!["private-posts".parse().expect("a channel's name")];
+        let told: Vec<Notification> = resync.notifications(channels, position).collect();
+        compare(&self.expect, &told);
     }
 }
 
@@ -183,6 +229,9 @@ fn every_case_of_the_rules_folder_holds() {
         let file: File = toml::from_str(&text).unwrap_or_else(|e| panic!("{path:?}: {e}"));
         for case in &file.case {
             run(&path, &case.claim, &|| case.run(&file));
+        }
+        for resync in &file.resync {
+            run(&path, &resync.claim, &|| resync.run(&file));
         }
         for refused in &file.refused {
             run(&path, &refused.claim, &|| refused.run(&file));
