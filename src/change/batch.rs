@@ -361,3 +361,75 @@ impl BatchBuilder {
         Batch { bytes, fields: self.fields, entries: self.entries }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Column, Kind, TableName};
+    use super::*;
+
+    /// `id` is the identity; no other column is in an old row.
+    fn relation() -> Arc<Relation> {
+        let column = |name: &str| Column {
+            name: name.into(),
+            kind: Kind::Text,
+            in_identity: name == "id",
+            nullable: true,
+        };
+        Arc::new(Relation {
+            oid: 1,
+            table: TableName::new("public", "posts"),
+            renamed: None,
+            columns: ["id", "title", "body", "note"].map(column).into(),
+            identity: ReplicaIdentity::Default,
+            primary_key: vec![0],
+        })
+    }
+
+    /// A batch of one update, with what its new row has.
+    fn update(relation: &Arc<Relation>, new: [Value<'_>; 4]) -> Batch {
+        let transaction =
+            Transaction { xid: 7, at: Timestamp::from_unix_micros(0), position: Position::new(9) };
+        let change =
+            Change { relation, operation: Operation::Update, transaction, old: None, new: None };
+        let mut copy = Copy::default();
+        let new = copy.row(&[0, 1, 2, 3], |column| new[column]);
+        copy.finish(&change, None, Some(new))
+    }
+
+    fn new_values(batch: &Batch) -> [Value<'_>; 4] {
+        let change = batch.change().expect("one change");
+        [0, 1, 2, 3].map(|column| change.new_value(column))
+    }
+
+    const ID: Value<'_> = Value::Text(b"1");
+
+    #[test]
+    fn of_a_kept_change_only_the_named_columns_are_known() {
+        let relation = relation();
+        let whole = update(&relation, [ID, Value::Text(b"title"), Value::Unchanged, Value::Null]);
+        let change = whole.change().expect("one change");
+        let kept = Batch::keep(&change, &[0, 2]);
+        assert_eq!(new_values(&kept), [ID, Value::Unknown, Value::Unchanged, Value::Unknown]);
+        let kept = Batch::keep(&change, &[1, 3]);
+        let [_, title, _, note] = new_values(&kept);
+        assert_eq!((title, note), (Value::Text(b"title"), Value::Null));
+        assert!(kept.bytes.len() < whole.bytes.len());
+        let kept = kept.change().expect("one change");
+        assert_eq!((kept.operation, kept.transaction), (change.operation, change.transaction));
+        assert_eq!(kept.old_value(1), Value::Unknown);
+    }
+
+    #[test]
+    fn what_a_change_left_as_it_was_is_carried_from_the_change_before() {
+        let (relation, title) = (relation(), Value::Text(b"title"));
+        let earlier = update(&relation, [ID, title, Value::Text(b"long"), Value::Unchanged]);
+        let later = update(&relation, [ID, Value::Null, Value::Unchanged, Value::Unchanged]);
+        let carried = Batch::carry(&earlier, &later).expect("the body");
+        let expected = [ID, Value::Null, Value::Text(b"long"), Value::Unchanged];
+        assert_eq!(new_values(&carried), expected);
+        assert!(Batch::carry(&later, &earlier).is_none(), "nothing is known of the note");
+        let anew = self::relation();
+        let described_anew = update(&anew, [ID, title, Value::Text(b"long"), Value::Null]);
+        assert!(Batch::carry(&described_anew, &later).is_none());
+    }
+}

@@ -1,6 +1,5 @@
 //! A rule on one relation: names became indexes, what never varies is made.
 
-use std::collections::BTreeSet;
 use std::mem;
 use std::sync::Arc;
 
@@ -14,7 +13,7 @@ use super::names;
 use super::resync;
 use super::router::{Counts, Scratch};
 use super::rule::{Options, Rule};
-use super::template::{BoundTemplate, Part, Template, Unrenderable};
+use super::template::{BoundTemplate, Part, Unrenderable};
 use super::value::write_json;
 use super::view::{Known, Names, Scope, Side, View};
 use super::{Oversize, SoftDelete};
@@ -90,51 +89,23 @@ impl BoundRule {
         let bind = |event| BoundEvent::new(event, relation, print);
         let events: Vec<_> = rule.events.iter().map(bind).collect();
         let resync_events: Vec<_> = rule.resync.events.iter().flatten().map(bind).collect();
-        let id_is_row = match &rule.id {
-            None => !relation.primary_key.is_empty(),
-            Some(id) => is_primary_key(id, relation),
-        };
-        let has_soft_delete = rule.soft_delete_column(relation).is_some();
-        let can_happen = |action: &Action| {
-            rule.announces(*action) && (*action != Action::Restored || has_soft_delete)
-        };
-        let actions: Vec<Action> = Action::ALL.into_iter().filter(can_happen).collect();
         let terms = Terms {
             rule: rule.name.clone(),
             entity: entity.clone(),
             window: rule.window,
             window_by: rule.window_by,
-            id_is_row,
+            id_is_row: rule.id_is_row(relation),
             on: Action::ALL.map(|action| rule.announces(action)),
             events: events.iter().map(BoundEvent::constants).collect(),
             may_collapse: rule.resync.may_collapse,
-            resync_events: resync::own_events(&resync_events).unwrap_or_else(|| {
-                resync::usual_events(rule.data.is_none().then_some(&*events), &actions)
-            }),
+            resync_events: resync::own_events(&resync_events)
+                .unwrap_or_else(|| resync::usual_events(rule, relation, &events)),
             resync_data: rule.resync.data.as_ref().map(|data| resync::pieces(data, print)),
             channels: channels.iter().filter_map(BoundChannel::pattern).collect(),
         };
         let names = Arc::new(Names { entity: entity.clone(), studly, table: table.clone() });
         let fixed: Arc<[bool]> =
             relation.columns.iter().map(|column| is_fixed(&column.name)).collect();
-        let data = rule.data.as_ref().map(|data| data.bind(relation));
-        let drawings = rule.data.as_ref().zip(data.clone()).and_then(|(template, data)| {
-            let reads = template.reads().resolve(relation);
-            let columns: BTreeSet<usize> = reads.into_iter().map(|(_, column)| column).collect();
-            let drawing = |side| {
-                Arc::new(Drawing {
-                    data: data.clone(),
-                    columns: columns.iter().copied().collect(),
-                    names: names.clone(),
-                    fixed: fixed.clone(),
-                    zone: options.timezone.clone(),
-                    max_bytes: options.max_data_bytes,
-                    side,
-                })
-            };
-            let tells_before = template.templates().any(Template::tells_before);
-            tells_before.then(|| [drawing(Side::Old), drawing(Side::New)])
-        });
         BoundRule {
             terms: Arc::new(terms),
             id: match &rule.id {
@@ -150,8 +121,11 @@ impl BoundRule {
                 .changed
                 .as_ref()
                 .map(|columns| columns.iter().map(|name| relation.column(name)).collect()),
-            data,
-            drawings,
+            data: rule.data.as_ref().map(|data| data.bind(relation)),
+            drawings: rule
+                .data
+                .as_ref()
+                .and_then(|data| Drawing::of_both_rows(data, relation, &names, &fixed, options)),
             oversize: rule.oversize,
             fixed,
             soft_delete: match (rule.soft_delete_column(relation), &rule.soft_delete) {
@@ -472,14 +446,6 @@ fn oversize(notification: &Notification, limit: usize) -> Option<Refusal> {
     }
     let bytes = escaped_len(&notification.data());
     (bytes > limit).then_some(Refusal::Oversize { bytes, limit })
-}
-
-/// Whether it is one column alone, which names the row.
-fn is_primary_key(id: &Template, relation: &Relation) -> bool {
-    let ([Part::Column(Scope::Row, name)], [key]) = (&*id.parts, &*relation.primary_key) else {
-        return false;
-    };
-    relation.columns[*key].name == *name
 }
 
 impl Letter {

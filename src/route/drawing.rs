@@ -1,30 +1,61 @@
 //! Payloads that say something of the row before the change, or of the action:
 //! folding draws them again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 
-use super::data::BoundData;
+use super::data::{BoundData, DataTemplate};
+use super::rule::Options;
+use super::template::Template;
 use super::view::{Names, Side, Since, View};
-use crate::change::Batch;
+use crate::change::{Batch, Relation};
 use crate::notification::{Action, Changed, Draft, Render, escaped_len};
 
 /// How a rule's payload about one row of a change is drawn.
 #[derive(Debug)]
 pub(super) struct Drawing {
-    pub data: BoundData,
+    data: BoundData,
     /// Those that `data` reads, rising.
-    pub columns: Vec<usize>,
-    pub names: Arc<Names>,
-    pub fixed: Arc<[bool]>,
-    pub zone: TimeZone,
-    pub max_bytes: usize,
+    columns: Vec<usize>,
+    names: Arc<Names>,
+    fixed: Arc<[bool]>,
+    zone: TimeZone,
+    max_bytes: usize,
     /// The row that it is about.
-    pub side: Side,
+    side: Side,
 }
 
 impl Drawing {
+    /// For payloads about the row as it was, and about the row as it is. `None`
+    /// if folding does not change what they say.
+    pub(super) fn of_both_rows(
+        template: &DataTemplate,
+        relation: &Relation,
+        names: &Arc<Names>,
+        fixed: &Arc<[bool]>,
+        options: &Options,
+    ) -> Option<[Arc<Drawing>; 2]> {
+        if !template.templates().any(Template::tells_before) {
+            return None;
+        }
+        let reads = template.reads().resolve(relation);
+        let columns: BTreeSet<usize> = reads.into_iter().map(|(_, column)| column).collect();
+        let drawing = |side| {
+            Arc::new(Drawing {
+                data: template.bind(relation),
+                columns: columns.iter().copied().collect(),
+                names: names.clone(),
+                fixed: fixed.clone(),
+                zone: options.timezone.clone(),
+                max_bytes: options.max_data_bytes,
+                side,
+            })
+        };
+        Some([drawing(Side::Old), drawing(Side::New)])
+    }
+
     /// What the view's payload can be drawn by again.
     pub(super) fn draft(self: &Arc<Self>, view: &View<'_>, changed: Option<Changed>) -> Draft {
         let change = Arc::new(Batch::keep(view.change, &self.columns));

@@ -4,9 +4,11 @@ use super::config::Data;
 use super::data::{DataError, DataTemplate};
 use super::event::BoundEvent;
 use super::expression::Variable;
+use super::rule::Rule;
 use super::template::{Part, Template};
 use super::view::Scope;
-use crate::notification::{Action, EventName, Piece, Reason, escaped_len, write_string};
+use crate::change::Relation;
+use crate::notification::{EventName, Piece, Reason, escaped_len, write_string};
 
 /// A rule's `resync`, parsed.
 #[derive(Debug)]
@@ -67,15 +69,23 @@ fn check(template: &Template, also: &[&'static str]) -> Result<(), ResyncError> 
     })
 }
 
-/// The events of a resync. `own` are the rule's, if whoever hears them fetches
-/// again, and `actions` what they can tell of.
-pub(super) fn usual_events(own: Option<&[BoundEvent]>, actions: &[Action]) -> Vec<EventName> {
+/// The rule's own events where whoever hears them fetches again anyway: each
+/// that it can send, `events` being as it is bound to the relation.
+pub(super) fn usual_events(
+    rule: &Rule,
+    relation: &Relation,
+    events: &[BoundEvent],
+) -> Vec<EventName> {
     let usual = || "rowcast.resync".parse().expect("a valid event name");
+    if rule.data.is_some() {
+        return vec![usual()];
+    }
     let mut names: Vec<EventName> = Vec::new();
-    for event in own.into_iter().flatten() {
+    for event in events {
         match event.constants() {
             Some(constants) => {
-                names.extend(actions.iter().map(|action| constants[*action as usize].clone()));
+                let actions = rule.actions(relation).into_iter();
+                names.extend(actions.map(|action| constants[action as usize].clone()));
             }
             None => names.push(usual()),
         }

@@ -114,6 +114,22 @@ impl Rule {
         self.tables.iter().any(|pattern| pattern.exact().as_ref() == Some(table))
     }
 
+    /// Whether an id is one row's: the primary key, or that column alone.
+    pub(super) fn id_is_row(&self, relation: &Relation) -> bool {
+        let Some(id) = &self.id else { return !relation.primary_key.is_empty() };
+        let ([Part::Column(Scope::Row, name)], [key]) = (&*id.parts, &*relation.primary_key) else {
+            return false;
+        };
+        relation.columns[*key].name == *name
+    }
+
+    /// What can happen to the relation's rows that it announces.
+    pub(super) fn actions(&self, relation: &Relation) -> Vec<Action> {
+        let has_soft_delete = self.soft_delete_column(relation).is_some();
+        let happens = |action: &Action| *action != Action::Restored || has_soft_delete;
+        Action::ALL.into_iter().filter(|a| self.announces(*a) && happens(a)).collect()
+    }
+
     pub(super) fn announces(&self, action: Action) -> bool {
         self.on.contains(&action)
     }

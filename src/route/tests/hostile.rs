@@ -79,6 +79,9 @@ proptest! {
                         && channel.class() == *class
                 });
                 prop_assert!(within && !name.contains('#'), "{name}");
+                // Else a resync would not reach it.
+                let patterns = &notification.terms.channels;
+                prop_assert!(patterns.iter().any(|pattern| pattern.matches(channel)), "{name}");
             }
             // Not as a `Value`: JSON allows numbers that no float holds.
             for json in [&*notification.data(), &*notification.id] {

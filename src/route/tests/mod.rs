@@ -6,13 +6,14 @@ mod hostile;
 mod rows;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
 use self::rows::{Table, batch, fields};
 use super::{Config, Options, Renamed, Router, Rules};
 use crate::change::{Batch, Item, Relation, TableName};
-use crate::notification::Notification;
+use crate::notification::{Notification, WindowBy};
 
 fn posts(columns: &[&str]) -> Arc<Relation> {
     let table = Table {
@@ -214,4 +215,38 @@ fn all_that_is_wrong_with_all_rules_is_told_at_once() {
     let expected = [(0, "channels"), (0, "channels"), (0, "when"), (1, "name"), (2, "event")];
     assert_eq!(places, expected);
     assert_eq!(problems[4].rule, "posts (3)");
+}
+
+#[test]
+fn an_id_is_a_rows_if_it_is_the_primary_key_by_whatever_way() {
+    let id_is_row = |option: &str, columns: &[&str]| {
+        let config = format!("table = 'posts'\nchannels = 'x'\n{option}");
+        let mut router = Router::new(Arc::new(rules(toml::from_str(&config).unwrap())));
+        router.learn(&[(*posts(columns)).clone()]);
+        let terms = router.terms().next().expect("the rule takes the table");
+        terms.id_is_row
+    };
+    let columns = ["id integer", "author integer"];
+    assert!(id_is_row("", &columns));
+    assert!(id_is_row("id = '{{ id }}'", &columns));
+    for id in ["{{ author }}", "post-{{ id }}", "{{ old.id }}", "{{ id | string }}"] {
+        assert!(!id_is_row(&format!("id = \"{id}\""), &columns), "{id}");
+    }
+}
+
+#[test]
+fn changes_are_gathered_for_a_moment_unless_the_rule_says_otherwise() {
+    let terms = |options: &str| {
+        let config = format!("table = 'posts'\nchannels = 'x'\n{options}");
+        let mut router = Router::new(Arc::new(rules(toml::from_str(&config).unwrap())));
+        router.learn(&[(*posts(&["id integer"])).clone()]);
+        router.terms().next().expect("the rule takes the table").clone()
+    };
+    let usual = terms("");
+    assert_eq!((usual.window, usual.window_by), (Some(Duration::from_millis(250)), WindowBy::Id));
+    assert!(usual.may_collapse);
+    let list = terms("coalesce = '2s'\ncoalesce_by = 'channel'\nresync = false");
+    assert_eq!((list.window, list.window_by), (Some(Duration::from_secs(2)), WindowBy::Channel));
+    assert!(!list.may_collapse);
+    assert_eq!(terms("coalesce = false").window, None);
 }
