@@ -1,4 +1,5 @@
 use std::fmt;
+use std::mem;
 use std::sync::Arc;
 
 use super::{Action, Notification, escaped_len, write_string};
@@ -74,31 +75,31 @@ impl Payload {
     /// Makes it the payload of both.
     pub(super) fn absorb(&mut self, earlier: Payload, action: Action, shared: Shared) {
         let earlier = match earlier {
-            Payload::Minimal { draft: Some(draft), .. } | Payload::Drawn { draft, .. } => {
-                Earlier { changed: draft.changed.clone(), draft: Some(draft) }
+            Payload::Minimal { draft: Some(mut draft), .. } | Payload::Drawn { mut draft, .. } => {
+                Earlier { changed: draft.changed.take(), draft: Some(draft) }
             }
             Payload::Minimal { changed, .. } => Earlier { changed, draft: None },
             Payload::Own(_) => Earlier { changed: None, draft: None },
         };
-        match self {
-            Payload::Own(_) => {}
-            Payload::Minimal { changed, draft: None, .. } => {
+        *self = match mem::take(self) {
+            Payload::Own(text) => Payload::Own(text),
+            Payload::Minimal { changed, partial, draft: None } => {
                 let before = earlier.changed.filter(|_| shared != Shared::Channel);
-                *changed = Changed::union(before, changed.take());
+                let changed = Changed::union(before, changed);
+                Payload::Minimal { changed, partial, draft: None }
             }
-            Payload::Minimal { draft: Some(draft), .. } | Payload::Drawn { draft, .. } => {
-                let mut draft = draft.clone();
+            Payload::Minimal { draft: Some(mut draft), .. } | Payload::Drawn { mut draft, .. } => {
                 draft.absorb(earlier, shared);
-                *self = match draft.render.render(&draft, action) {
+                match draft.render.render(&draft, action) {
                     Some(text) => Payload::Drawn { text, draft },
                     None => {
                         let changed = draft.changed.clone();
                         let changed = changed.filter(|_| shared != Shared::Channel);
                         Payload::Minimal { changed, partial: true, draft: Some(draft) }
                     }
-                };
+                }
             }
-        }
+        };
     }
 
     pub(super) fn heap_bytes(&self) -> usize {

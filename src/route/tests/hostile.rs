@@ -6,10 +6,10 @@ use proptest::prelude::*;
 use serde::de::IgnoredAny;
 
 use super::rows::batch;
-use super::{notifications, posts, rules};
+use super::{notifications, posts, route_all, rules};
 use crate::change::Relation;
-use crate::notification::ChannelClass;
-use crate::route::Rules;
+use crate::notification::{Action, ChannelClass, Notification, Payload};
+use crate::route::{Router, Rules};
 
 fn hostile_rules() -> (Rules, Arc<Relation>) {
     let config = toml::toml! {
@@ -87,6 +87,49 @@ proptest! {
             for json in [&*notification.data(), &*notification.id] {
                 prop_assert!(serde_json::from_str::<IgnoredAny>(json).is_ok(), "{json}");
             }
+        }
+    }
+    #[test]
+    fn a_payload_drawn_again_is_the_same_and_folded_with_others_still_json(
+        rows in prop::collection::vec(
+            (
+                prop::option::of(prop::collection::vec(hostile_value(), 5)),
+                prop::collection::vec(hostile_value(), 5),
+            ),
+            1..4,
+        ),
+    ) {
+        let config = toml::toml! {
+            table = "posts"
+            channels = "posts"
+            data = { old = "{{ old.slug }}", all = "{{ changed }} {{ Action }} {{ props }}", n = "{{ old.total | number_format(2) }}", t = "{{ at_time }}" }
+        };
+        let columns =
+            ["id integer", "slug text", "props json", "at_time timestamptz", "total numeric"];
+        let relation = posts(&columns);
+        let mut router = Router::new(Arc::new(rules(config)));
+        let told = rows.into_iter().flat_map(|(old, new)| {
+            route_all(&mut router, &batch(&relation, old, Some(new)))
+        });
+        let mut folded: Option<Notification> = None;
+        for mut notification in told {
+            match &notification.payload {
+                Payload::Drawn { text, draft } => {
+                    let again = draft.render.render(draft, notification.action);
+                    prop_assert_eq!(again.as_ref(), Some(text));
+                }
+                Payload::Minimal { partial, draft, .. } => {
+                    prop_assert!(*partial);
+                    let draft = draft.as_ref().expect("a fold may mend it");
+                    prop_assert_eq!(draft.render.render(draft, notification.action), None);
+                }
+                Payload::Own(_) => prop_assert!(false, "folding changes what it says"),
+            }
+            if let Some(earlier) = folded.take() {
+                notification.absorb(earlier, Action::Updated);
+            }
+            prop_assert!(serde_json::from_str::<IgnoredAny>(&notification.data()).is_ok());
+            folded = Some(notification);
         }
     }
 }
