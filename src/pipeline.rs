@@ -23,8 +23,8 @@ use tokio_postgres::Client;
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
-use crate::change::{Batch, Item, Lsn, Relation};
-use crate::deliver::Deliver;
+use crate::change::{Batch, Item, Lsn, Position, Relation};
+use crate::deliver::{Deliver, Progress};
 use crate::notification::Handoff;
 use crate::postgres::{self, Connection, SlotName};
 use crate::route::{self, Router, Rules};
@@ -223,6 +223,8 @@ impl Pipeline<'_> {
         let (changes_tx, changes_rx) = mpsc::channel(QUEUE);
         let (handoffs_tx, handoffs_rx) = mpsc::channel(QUEUE);
         let (confirmed_tx, confirmed_rx) = watch::channel(None);
+        let (progress_tx, progress_rx) = watch::channel(Progress::default());
+        tokio::spawn(confirm(progress_rx, confirmed_tx));
         let (stop_tx, stop_rx) = watch::channel(false);
         let mut source = tokio::spawn(open.session.run(changes_tx, confirmed_rx, stop_rx));
         let mut router = Router::new(self.options.rules.clone());
@@ -241,7 +243,7 @@ impl Pipeline<'_> {
             announce();
         }
         let delivered = {
-            let delivering = deliver.run(handoffs_rx, confirmed_tx);
+            let delivering = deliver.run(Vec::new(), handoffs_rx, progress_tx);
             let watching = watch_database(open.connection, self.options, &mut self.told);
             let stopping = stopped(shutdown);
             tokio::pin!(delivering, watching, stopping);
@@ -276,7 +278,7 @@ impl Pipeline<'_> {
                 }
             }
         };
-        // `confirmed_tx` is gone now, so the session ends the stream.
+        // `progress_tx` is gone now, so the session ends the stream.
         let source_ended = match source_ended {
             Some(ended) => ended,
             None => match timeout(CLOSE_GRACE, &mut source).await {
@@ -351,6 +353,13 @@ async fn watch_database(connection: Connection, options: &Options, told: &mut To
             }
             Err(error) => return error,
         }
+    }
+}
+
+/// Hands on what may be confirmed, until delivery is over.
+async fn confirm(mut progress: watch::Receiver<Progress>, confirmed: watch::Sender<Option<Position>>) {
+    while progress.changed().await.is_ok() {
+        confirmed.send_replace(progress.borrow_and_update().position);
     }
 }
 

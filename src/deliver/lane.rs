@@ -1,12 +1,14 @@
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::change::Position;
-use crate::notification::{ChannelName, Notification};
+use crate::notification::{ChannelName, Notification, Payload, Reason, Resync, Terms};
 
 use super::pusher::{Capacity, Packed, Problem, pack};
 use super::rejected::Rejected;
+use super::resyncs::Ticket;
 
 /// Doubtful answers to the same pair alone before it is taken for bad.
 const DOUBTFUL_TRIES: u32 = 5;
@@ -15,7 +17,9 @@ const DOUBTFUL_TRIES: u32 = 5;
 /// order is kept.
 #[derive(Debug)]
 pub(super) struct Lane {
-    queue: VecDeque<Notification>,
+    queue: VecDeque<Queued>,
+    /// Memory of them.
+    bytes: usize,
     /// How many channels of the front notification are done with.
     done: usize,
     /// Those of them that refused it for good, and why the last one did.
@@ -27,6 +31,23 @@ pub(super) struct Lane {
     suspects: usize,
     doubts: u32,
     backoff: Backoff,
+}
+
+/// A notification that no later change folds into any more.
+#[derive(Debug)]
+struct Queued {
+    notification: Notification,
+    debt: Debt,
+}
+
+/// What is paid once a notification was accepted, or stands in the rejected
+/// file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Debt {
+    /// To the frontier.
+    Position(Position),
+    /// A resync, of which it is a part.
+    Resync(Ticket),
 }
 
 #[derive(Debug)]
@@ -56,17 +77,19 @@ enum Hold {
 #[derive(Debug, Default)]
 pub(super) struct Settled {
     /// Of each notification that was accepted on all its channels.
-    pub(super) accepted: Vec<Position>,
-    /// To be written down before its position leaves the frontier.
+    pub(super) accepted: Vec<Debt>,
+    /// To be written down before its debt is paid.
     pub(super) rejected: Vec<Rejected>,
-    /// Their memory.
-    pub(super) weight: usize,
+    /// Where one of the rejected is pending, and now also the resync that
+    /// follows it.
+    pub(super) followed: Vec<Position>,
 }
 
 impl Lane {
     pub(super) fn new() -> Lane {
         Lane {
             queue: VecDeque::new(),
+            bytes: 0,
             done: 0,
             refused_on: Vec::new(),
             reason: String::new(),
@@ -77,18 +100,54 @@ impl Lane {
         }
     }
 
-    pub(super) fn push(&mut self, notification: Notification) {
-        self.queue.push_back(notification);
+    pub(super) fn push(&mut self, notification: Notification, debt: Debt) {
+        self.bytes += notification.weight();
+        self.queue.push_back(Queued { notification, debt });
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
+    pub(super) fn pending_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether its next request would take more than it holds. While a request
+    /// is on its way or to be repeated it takes nothing: what waits elsewhere
+    /// still folds.
+    pub(super) fn has_room(&self, capacity: Capacity) -> bool {
+        if !matches!(self.state, State::Idle) {
+            return false;
+        }
+        let changes = self.queue.iter().filter(|queued| matches!(queued.debt, Debt::Position(_)));
+        let (mut pairs, mut bytes) = (0, 0);
+        for Queued { notification, .. } in changes {
+            pairs += notification.channels.len();
+            bytes += about_bytes(notification);
+        }
+        pairs < capacity.batch_events.max(1) && bytes < capacity.body_bytes
+    }
+
+    /// Whether it would take a part of a resync now: one at a time, so that
+    /// resyncs and changes take turns.
+    pub(super) fn takes_resync(&self) -> bool {
+        let is_part = |queued: &Queued| matches!(queued.debt, Debt::Resync(_));
+        matches!(self.state, State::Idle) && !self.queue.iter().any(is_part)
+    }
+
+    /// Whether some change by these terms is in it.
+    pub(super) fn holds(&self, terms: &Arc<Terms>) -> bool {
+        self.queue.iter().any(|queued| {
+            matches!(queued.debt, Debt::Position(_))
+                && Arc::ptr_eq(&queued.notification.terms, terms)
+        })
+    }
+
     /// Whether it has something to send and no request on its way.
     pub(super) fn may_send(&self) -> bool {
         let is_free = matches!(self.state, State::Idle | State::Held { .. });
-        is_free && self.queue.front().is_some_and(|front| front.refusal.is_none())
+        is_free && self.front().is_some_and(|front| front.refusal.is_none())
     }
 
     /// Until when it waits by its own account; `None` if it does not.
@@ -111,7 +170,7 @@ impl Lane {
             State::Idle | State::InFlight(_) | State::Abandoned => None,
         };
         let packed = held.unwrap_or_else(|| {
-            let mut queue = self.queue.iter();
+            let mut queue = self.queue.iter().map(|queued| &queued.notification);
             let front = queue.next().expect("a lane that may send is not empty");
             let max_pairs = match self.suspects {
                 0 => usize::MAX,
@@ -183,8 +242,9 @@ impl Lane {
         self.suspects = 0;
         self.doubts = 0;
         self.backoff.reset();
-        let front = self.queue.front().expect("what was refused is still in the lane");
-        self.refused_on.push(front.channels[self.done].clone());
+        let front = self.front().expect("what was refused is still in the lane");
+        let channel = front.channels[self.done].clone();
+        self.refused_on.push(channel);
         self.reason = problem.to_string();
         self.advance(1, settled);
     }
@@ -194,14 +254,15 @@ impl Lane {
         if matches!(self.state, State::InFlight(_) | State::Abandoned) {
             return;
         }
-        while let Some(front) = self.queue.front() {
+        while let Some(front) = self.front() {
             match &front.refusal {
                 Some(refusal) => {
-                    self.reason = refusal.to_string();
-                    self.refused_on.clone_from(&front.channels);
-                    self.pop(true, settled);
+                    let (reason, channels) = (refusal.to_string(), front.channels.clone());
+                    (self.reason, self.refused_on) = (reason, channels);
+                    let followers = self.pop(true, settled);
+                    self.put_first(followers);
                 }
-                None if front.channels.is_empty() => self.pop(false, settled),
+                None if front.channels.is_empty() => drop(self.pop(false, settled)),
                 None => return,
             }
         }
@@ -218,6 +279,7 @@ impl Lane {
     /// Forgets all but that a request is on its way.
     pub(super) fn forget(&mut self) {
         self.queue.clear();
+        self.bytes = 0;
         self.done = 0;
         self.refused_on.clear();
         self.suspects = 0;
@@ -231,27 +293,81 @@ impl Lane {
     /// So many pairs at the front are done with.
     fn advance(&mut self, pairs: usize, settled: &mut Settled) {
         self.done += pairs;
+        let mut followers = Vec::new();
         // What the rules refused may have no channel, and leaves by `settle`.
-        while let Some(front) = self.queue.front()
+        while let Some(front) = self.front()
             && front.refusal.is_none()
             && self.done >= front.channels.len()
         {
             let rest = self.done - front.channels.len();
-            self.pop(!self.refused_on.is_empty(), settled);
+            followers.extend(self.pop(!self.refused_on.is_empty(), settled));
             self.done = rest;
         }
+        self.put_first(followers);
     }
 
-    fn pop(&mut self, is_refused: bool, settled: &mut Settled) {
-        let notification = self.queue.pop_front().expect("there is a front notification");
-        settled.weight += notification.weight();
-        if is_refused {
-            let channels = std::mem::take(&mut self.refused_on);
-            let reason = std::mem::take(&mut self.reason);
-            settled.rejected.push(Rejected { notification, channels, reason });
-        } else {
-            settled.accepted.push(notification.position);
-        }
-        self.done = 0;
+    fn front(&self) -> Option<&Notification> {
+        self.queue.front().map(|queued| &queued.notification)
     }
+
+    /// Takes the front notification away and returns what follows it.
+    fn pop(&mut self, is_refused: bool, settled: &mut Settled) -> Vec<Queued> {
+        let Queued { notification, debt } =
+            self.queue.pop_front().expect("there is a front notification");
+        self.bytes -= notification.weight();
+        self.done = 0;
+        if !is_refused {
+            settled.accepted.push(debt);
+            return Vec::new();
+        }
+        let channels = std::mem::take(&mut self.refused_on);
+        let reason = std::mem::take(&mut self.reason);
+        let followers = followers(&notification, &channels);
+        settled.followed.extend(followers.iter().map(|follower| follower.notification.position));
+        settled.rejected.push(Rejected { notification, channels, reason, debt });
+        followers
+    }
+
+    /// Before all that waits, so that an endpoint that refuses all of a rule's
+    /// notifications, but takes their resyncs, is not taken for one that refuses
+    /// everything. Behind what is half sent.
+    fn put_first(&mut self, queued: Vec<Queued>) {
+        let at = usize::from(self.done > 0);
+        for queued in queued.into_iter().rev() {
+            self.bytes += queued.notification.weight();
+            self.queue.insert(at, queued);
+        }
+    }
+}
+
+/// A resync on the channels that refused a notification. If that is refused too,
+/// nothing more can be said there.
+fn followers(refused: &Notification, channels: &[ChannelName]) -> Vec<Queued> {
+    if refused.resync.is_some() || channels.is_empty() {
+        return Vec::new();
+    }
+    let position = refused.position;
+    let resync = Resync {
+        terms: refused.terms.clone(),
+        reason: Reason::Refused,
+        count: Some(refused.count),
+        position: Some(position),
+        at: refused.at,
+    };
+    let debt = Debt::Position(position);
+    let notifications = resync.notifications(channels.to_vec(), position);
+    notifications.map(|notification| Queued { notification, debt }).collect()
+}
+
+/// What it adds to the body of a request, near enough.
+fn about_bytes(notification: &Notification) -> usize {
+    const PAYLOAD: usize = 150;
+    const ENTRY: usize = 40;
+    let data = match &notification.payload {
+        Payload::Minimal { .. } => PAYLOAD,
+        // Its quotes are escaped.
+        Payload::Own(text) | Payload::Drawn { text, .. } => text.len() * 5 / 4,
+    };
+    let event = notification.event.as_str().len();
+    notification.channels.iter().map(|channel| ENTRY + event + channel.len() + data).sum()
 }

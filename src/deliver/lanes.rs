@@ -1,17 +1,18 @@
 //! Which request goes out when. Pure: time and verdicts are told.
 //!
-//! Notifications of one entity and id share a lane, a lane has one request on
-//! its way, and lanes run side by side. So order is kept where it matters, a
-//! bad request holds up its own lane only, and a far endpoint does not cap
-//! throughput at one request per round trip.
+//! Notifications of one window share a lane, a lane has one request on its way,
+//! and lanes run side by side. So order is kept where it matters, a bad request
+//! holds up its own lane only, and a far endpoint does not cap throughput at one
+//! request per round trip. A lane takes about what fits into its next request,
+//! and nothing else waits here.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::time::Instant;
 
-use crate::notification::Notification;
+use crate::notification::{Notification, Terms};
 
 use super::gate::{Admission, Gate, Transition};
-use super::lane::{Lane, Settled};
+use super::lane::{Debt, Lane, Settled};
 use super::pusher::{Capacity, Packed, Verdict};
 
 #[derive(Debug)]
@@ -19,7 +20,6 @@ pub(super) struct Lanes {
     lanes: Vec<Lane>,
     gate: Gate,
     capacity: Capacity,
-    pending_bytes: usize,
 }
 
 /// A request to send now.
@@ -34,26 +34,35 @@ pub(super) struct Start {
 impl Lanes {
     pub(super) fn new(count: usize, capacity: Capacity) -> Lanes {
         let lanes = (0..count).map(|_| Lane::new()).collect();
-        Lanes { lanes, gate: Gate::default(), capacity, pending_bytes: 0 }
+        Lanes { lanes, gate: Gate::default(), capacity }
     }
 
-    pub(super) fn push(&mut self, notification: Notification) {
-        self.pending_bytes += notification.weight();
-        let lane = self.lane_of(&notification);
-        self.lanes[lane].push(notification);
+    pub(super) fn push(&mut self, lane: usize, notification: Notification, debt: Debt) {
+        self.lanes[lane].push(notification, debt);
     }
 
-    fn lane_of(&self, notification: &Notification) -> usize {
-        let mut hasher = DefaultHasher::new();
-        notification.terms.entity.hash(&mut hasher);
-        notification.id.hash(&mut hasher);
-        let lane = hasher.finish() % self.lanes.len() as u64;
-        usize::try_from(lane).expect("it is below the number of lanes")
+    pub(super) fn count(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// Whether the lane takes more changes now.
+    pub(super) fn has_room(&self, lane: usize) -> bool {
+        self.lanes[lane].has_room(self.capacity)
+    }
+
+    /// A lane that takes a part of a resync now.
+    pub(super) fn for_resync(&self) -> Option<usize> {
+        self.lanes.iter().position(Lane::takes_resync)
+    }
+
+    /// Whether some change by these terms is in a lane.
+    pub(super) fn hold(&self, terms: &Arc<Terms>) -> bool {
+        self.lanes.iter().any(|lane| lane.holds(terms))
     }
 
     /// Memory of what is not settled yet.
     pub(super) fn pending_bytes(&self) -> usize {
-        self.pending_bytes
+        self.lanes.iter().map(Lane::pending_bytes).sum()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -66,7 +75,6 @@ impl Lanes {
         for lane in &mut self.lanes {
             lane.settle(&mut settled);
         }
-        self.pending_bytes -= settled.weight;
         settled
     }
 
@@ -112,7 +120,6 @@ impl Lanes {
         self.gate.ended(lane, now);
         let Some(packed) = self.lanes[lane].finish() else { return (settled, None) };
         let transition = self.decide(lane, packed, verdict, now, &mut settled);
-        self.pending_bytes -= settled.weight;
         (settled, transition)
     }
 
@@ -173,7 +180,6 @@ impl Lanes {
         for lane in &mut self.lanes {
             lane.forget();
         }
-        self.pending_bytes = 0;
     }
 }
 

@@ -3,18 +3,25 @@
 //! Delivering owns the [`Frontier`]: it knows what was accepted, so it says
 //! what the source may confirm. A notification leaves the frontier once the
 //! endpoint accepted it on each of its channels, or once it was refused for
-//! good and stands in the rejected file.
+//! good, stands in the rejected file, and a resync on the channels that refused
+//! it has met the same.
+//!
+//! It owns the [`Coalescer`](crate::coalesce::Coalescer) too, which so is no
+//! stage before it: notifications are pulled out of it, when a lane is free, and
+//! fold until then.
 
 mod echo;
 mod gate;
 mod lane;
 mod lanes;
 mod limits;
+mod owed;
 mod publish;
 pub mod pusher;
 mod record;
 mod recorder;
 mod rejected;
+mod resyncs;
 mod stdout;
 
 pub use echo::echo_line;
@@ -24,13 +31,15 @@ pub use limits::{
 pub use rejected::{RejectedError, RejectedFile};
 pub use stdout::{Format, Stdout};
 
+use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
 use crate::acknowledge::Frontier;
 use crate::change::Position;
-use crate::notification::Handoff;
+use crate::notification::{Handoff, Resync};
 
 use publish::Publisher;
 
@@ -55,6 +64,15 @@ enum Stage {
     Print(Stdout),
 }
 
+/// How far a session has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// What may be confirmed.
+    pub position: Option<Position>,
+    /// Rules whose owed resyncs have all been accepted, or recorded as refused.
+    pub settled: BTreeSet<Arc<str>>,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("a refused notification cannot be recorded, so delivery stops")]
@@ -74,8 +92,8 @@ impl Deliver {
         Deliver { stage }
     }
 
-    /// Delivers one session of the source: ends when `handoffs` is closed and
-    /// all of it was delivered. What was confirmable so far is on `confirmed`.
+    /// Delivers one session of the source: first what is owed from before, then
+    /// what comes. Ends when `handoffs` is closed and all of it was delivered.
     ///
     /// Dropping the future abandons the session: unsent notifications are
     /// forgotten, and requests on their way are waited for by the next session.
@@ -85,32 +103,43 @@ impl Deliver {
     /// the endpoint does is never an error: delivery waits for it.
     pub async fn run(
         &mut self,
+        owed: Vec<Resync>,
         handoffs: mpsc::Receiver<Handoff>,
-        confirmed: watch::Sender<Option<Position>>,
+        progress: watch::Sender<Progress>,
     ) -> Result<(), Error> {
         match &mut self.stage {
-            Stage::Publish(publisher) => publisher.run(handoffs, confirmed).await,
-            Stage::Print(stdout) => print(stdout, handoffs, confirmed).await,
+            Stage::Publish(publisher) => publisher.run(owed, handoffs, progress).await,
+            Stage::Print(stdout) => print(stdout, owed, handoffs, progress).await,
         }
     }
 }
 
 async fn print(
     stdout: &mut Stdout,
+    owed: Vec<Resync>,
     mut handoffs: mpsc::Receiver<Handoff>,
-    confirmed: watch::Sender<Option<Position>>,
+    progress: watch::Sender<Progress>,
 ) -> Result<(), Error> {
     let mut frontier = Frontier::default();
+    for resync in &owed {
+        stdout.print_resync(resync).map_err(Error::Stdout)?;
+    }
+    stdout.flush().map_err(Error::Stdout)?;
+    let settled = owed.into_iter().map(|resync| resync.terms.rule.clone());
+    progress.send_modify(|progress| progress.settled.extend(settled));
     while let Some(handoff) = handoffs.recv().await {
         for notification in &handoff.notifications {
             stdout.print(notification).map_err(Error::Stdout)?;
+        }
+        for resync in &handoff.resyncs {
+            stdout.print_resync(resync).map_err(Error::Stdout)?;
         }
         stdout.flush().map_err(Error::Stdout)?;
         if let Some(position) = handoff.reached {
             frontier.reach(position);
         }
         if let Some(position) = frontier.advance() {
-            confirmed.send_replace(Some(position));
+            progress.send_modify(|progress| progress.position = Some(position));
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -6,122 +6,264 @@ use tokio::time::{Instant as TokioInstant, sleep_until};
 use tracing::{debug, error, info, trace, warn};
 
 use crate::acknowledge::Frontier;
-use crate::change::Position;
-use crate::notification::Handoff;
+use crate::change::Timestamp;
+use crate::coalesce::{self, Coalescer, Moment};
+use crate::notification::{ChannelName, Handoff, Resync};
 
 use super::gate::Transition;
-use super::lane::Settled;
+use super::lane::{Debt, Settled};
 use super::lanes::{Lanes, Start};
-use super::pusher::{self, Verdict};
+use super::owed::Owed;
+use super::pusher::{self, Problem, Verdict};
 use super::recorder::Recorder;
 use super::rejected::Rejected;
-use super::{Error, Limits, RejectedFile};
+use super::resyncs::{Ask, Resyncs, Ticket};
+use super::{Error, Limits, Progress, RejectedFile};
+
+/// How often it is asked whether changes have waited for too long.
+const AGE_EVERY: Duration = Duration::from_secs(1);
 
 /// Sends notifications to the endpoint, and knows which it has accepted.
+///
+/// What cannot be sent yet waits in the [`Coalescer`], where later changes fold
+/// into it. A free lane takes from there what its next request holds.
 #[derive(Debug)]
 pub(super) struct Publisher {
     client: pusher::Client,
     recorder: Recorder,
     frontier: Frontier,
+    coalescer: Coalescer,
     lanes: Lanes,
-    /// How each request ended, with its lane. Requests outlive a session: one
-    /// that was given up may still arrive, and its lane must wait for that.
-    in_flight: JoinSet<(usize, Verdict)>,
+    resyncs: Resyncs,
+    resync_spread: Duration,
+    owed: Owed,
+    /// Requests outlive a session: one that was given up may still arrive, and
+    /// its lane must wait for that.
+    in_flight: JoinSet<Ended>,
     max_pending_bytes: usize,
     is_held_back: bool,
+    age_at: Instant,
+}
+
+/// How a request ended.
+#[derive(Debug)]
+enum Ended {
+    Published { lane: usize, verdict: Verdict },
+    Listed { ticket: Ticket, names: Result<Vec<ChannelName>, Verdict> },
 }
 
 impl Publisher {
     pub(super) fn new(client: pusher::Client, rejected: RejectedFile, limits: &Limits) -> Self {
-        let lanes = Lanes::new(limits.max_in_flight.get(), client.server().capacity());
+        let count = limits.max_in_flight.get();
+        let max_pending_bytes = usize::try_from(limits.max_pending.bytes()).unwrap_or(usize::MAX);
+        let coalescer = Coalescer::new(
+            count,
+            coalesce::Limits {
+                collapse_above: limits.collapse_above.get(),
+                max_pending_bytes,
+                max_age: limits.max_age,
+            },
+        );
         Publisher {
-            client,
             recorder: Recorder::new(rejected),
             frontier: Frontier::default(),
-            lanes,
+            coalescer,
+            lanes: Lanes::new(count, client.server().capacity()),
+            resyncs: Resyncs::new(limits.resync_spread),
+            resync_spread: limits.resync_spread,
+            owed: Owed::default(),
             in_flight: JoinSet::new(),
-            max_pending_bytes: usize::try_from(limits.max_pending.bytes()).unwrap_or(usize::MAX),
+            max_pending_bytes,
             is_held_back: false,
+            age_at: now(),
+            client,
         }
     }
 
     pub(super) async fn run(
         &mut self,
+        owed: Vec<Resync>,
         mut handoffs: mpsc::Receiver<Handoff>,
-        confirmed: watch::Sender<Option<Position>>,
+        progress: watch::Sender<Progress>,
     ) -> Result<(), Error> {
-        self.frontier = Frontier::default();
-        self.lanes.forget();
-        self.recorder.forget();
+        self.begin(owed);
         let mut is_open = true;
         loop {
-            let settled = self.lanes.settle();
-            self.settle(settled);
-            self.recorder.start();
-            if let Some(position) = self.frontier.advance() {
-                confirmed.send_replace(Some(position));
+            let moment = moment();
+            let now = moment.now;
+            if self.age_at <= now {
+                self.coalescer.age(moment, &mut self.frontier);
+                self.age_at = now + AGE_EVERY;
             }
-            let now = now();
+            self.resync(now);
+            self.fill(now);
+            self.recorder.start();
+            self.tell(&progress);
             while let Some(start) = self.lanes.start(now) {
                 self.send(start);
             }
-            if !is_open && self.lanes.is_empty() && self.recorder.is_idle() {
+            if !is_open && self.is_done() {
                 return Ok(());
             }
             let has_room = self.has_room();
-            let next_start = self.lanes.next_start(now);
+            let wake_at = self.wake_at(now);
             // Some arm is always enabled: without pending notifications there is
-            // room, and else one is being written down, or some lane has a request
-            // on its way or one to start. Each is cancel-safe: a queue's `recv`, a
+            // room, and else one is being written down, or some request is on its
+            // way or to be started. Each is cancel-safe: a queue's `recv`, a
             // `JoinSet`, a timer.
             tokio::select! {
                 Some(ended) = self.in_flight.join_next() => self.finish(ended),
                 Some(written) = self.recorder.written() => self.release(&written?),
                 handoff = handoffs.recv(), if is_open && has_room => match handoff {
                     Some(handoff) => self.take(handoff),
-                    None => is_open = false,
+                    None => {
+                        is_open = false;
+                        self.coalescer.flush();
+                        self.resyncs.hurry(now);
+                    }
                 },
-                () = sleep_until(TokioInstant::from_std(next_start.unwrap_or(now))),
-                    if next_start.is_some() => {}
+                () = sleep_until(TokioInstant::from_std(wake_at.unwrap_or(now))),
+                    if wake_at.is_some() => {}
             }
         }
     }
 
+    /// Forgets the session before.
+    fn begin(&mut self, owed: Vec<Resync>) {
+        self.frontier = Frontier::default();
+        self.coalescer.forget();
+        self.lanes.forget();
+        self.resyncs.forget(self.resync_spread);
+        self.recorder.forget();
+        self.owed = Owed::of(&owed);
+        let moment = moment();
+        for resync in owed {
+            self.coalescer.resync(resync, moment, &mut self.frontier);
+        }
+    }
+
     fn take(&mut self, handoff: Handoff) {
+        let moment = moment();
         for notification in handoff.notifications {
-            self.frontier.enter(notification.position);
-            self.lanes.push(notification);
+            self.coalescer.push(notification, moment, &mut self.frontier);
+        }
+        for resync in handoff.resyncs {
+            self.coalescer.resync(resync, moment, &mut self.frontier);
         }
         if let Some(position) = handoff.reached {
-            self.frontier.reach(position);
+            self.coalescer.reach(position, moment, &mut self.frontier);
+        }
+    }
+
+    /// Begins to tell what became a resync, and asks for the list that it needs.
+    fn resync(&mut self, now: Instant) {
+        while let Some(resync) = self.coalescer.pop_resync(now, |terms| {
+            self.lanes.hold(terms) || self.resyncs.hold(terms)
+        }) {
+            debug!(
+                rule = &*resync.terms.rule,
+                reason = resync.reason.name(),
+                count = resync.count,
+                "a resync begins"
+            );
+            self.resyncs.begin(resync, now);
+        }
+        if let Some(ask) = self.resyncs.ask(now) {
+            self.list(ask);
+        }
+    }
+
+    fn list(&mut self, Ask { ticket, terms, prefix }: Ask) {
+        let client = self.client.clone();
+        self.in_flight.spawn(async move {
+            let is_named =
+                |name: &ChannelName| terms.channels.iter().any(|pattern| pattern.matches(name));
+            Ended::Listed { ticket, names: client.occupied(&prefix, &is_named).await }
+        });
+    }
+
+    /// Has each free lane take what its next request holds.
+    fn fill(&mut self, now: Instant) {
+        loop {
+            let settled = self.lanes.settle();
+            self.settle(settled);
+            let mut has_taken = false;
+            while let Some(lane) = self.lanes.for_resync()
+                && let Some((ticket, notifications)) = self.resyncs.part(now)
+            {
+                has_taken = true;
+                for notification in notifications {
+                    self.lanes.push(lane, notification, Debt::Resync(ticket));
+                }
+            }
+            for lane in 0..self.lanes.count() {
+                while self.lanes.has_room(lane)
+                    && let Some(notification) = self.coalescer.pop(lane, now)
+                {
+                    has_taken = true;
+                    let debt = Debt::Position(notification.position);
+                    self.lanes.push(lane, notification, debt);
+                }
+            }
+            if !has_taken {
+                return;
+            }
         }
     }
 
     fn send(&mut self, Start { lane, packed, is_last_try }: Start) {
         trace!(lane, pairs = packed.pairs, bytes = packed.body.len(), "request starts");
         let client = self.client.clone();
-        self.in_flight.spawn(async move { (lane, client.attempt(packed, is_last_try).await) });
+        self.in_flight.spawn(async move {
+            Ended::Published { lane, verdict: client.attempt(packed, is_last_try).await }
+        });
     }
 
-    fn finish(&mut self, ended: Result<(usize, Verdict), JoinError>) {
-        let (lane, verdict) = match ended {
+    fn finish(&mut self, ended: Result<Ended, JoinError>) {
+        let ended = match ended {
             Ok(ended) => ended,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
                 Err(error) => unreachable!("requests are never cancelled: {error}"),
             },
         };
-        debug!(lane, verdict = verdict.name(), "request ended");
-        let (settled, transition) = self.lanes.finish(lane, verdict, now());
-        self.settle(settled);
-        if let Some(transition) = transition {
-            self.log(&transition);
+        match ended {
+            Ended::Published { lane, verdict } => {
+                debug!(lane, verdict = verdict.name(), "request ended");
+                let (settled, transition) = self.lanes.finish(lane, verdict, now());
+                self.settle(settled);
+                if let Some(transition) = transition {
+                    self.log(&transition);
+                }
+            }
+            Ended::Listed { ticket, names: Ok(names) } => {
+                debug!(count = names.len(), "occupied channels listed");
+                self.resyncs.listed(ticket, names, now());
+            }
+            Ended::Listed { ticket, names: Err(verdict) } => self.unlisted(ticket, verdict),
+        }
+    }
+
+    fn unlisted(&mut self, ticket: Ticket, verdict: Verdict) {
+        let (problem, after) = match verdict {
+            Verdict::Retry { problem, after } => (problem, after),
+            Verdict::Doubt { problem }
+            | Verdict::Reject { problem }
+            | Verdict::Stop { problem } => (problem, None),
+            Verdict::Accepted | Verdict::EventsOnly => unreachable!("it is why there is no list"),
+        };
+        debug!(problem = problem.for_the_log(), "no list of occupied channels");
+        if let Some(resync) = self.resyncs.failed(ticket, after, now()) {
+            log_unlisted(resync, &problem);
         }
     }
 
     fn settle(&mut self, settled: Settled) {
-        for position in settled.accepted {
-            self.frontier.leave(position);
+        for position in settled.followed {
+            self.frontier.hold(position);
+        }
+        for debt in settled.accepted {
+            self.pay(debt);
         }
         self.recorder.push(settled.rejected);
     }
@@ -137,20 +279,71 @@ impl Publisher {
             );
         }
         for rejected in rejected {
-            self.frontier.leave(rejected.notification.position);
+            self.pay(rejected.debt);
         }
+    }
+
+    fn pay(&mut self, debt: Debt) {
+        match debt {
+            Debt::Position(position) => self.frontier.leave(position),
+            Debt::Resync(ticket) => self.resyncs.settle(ticket),
+        }
+    }
+
+    /// Tells how far delivery has come.
+    fn tell(&mut self, progress: &watch::Sender<Progress>) {
+        let mut settled = Vec::new();
+        while let Some(resync) = self.resyncs.told() {
+            if let Some(position) = resync.position {
+                self.frontier.leave(position);
+            }
+            settled.extend(self.owed.settle(&resync.terms));
+        }
+        let position = self.frontier.advance();
+        if position.is_none() && settled.is_empty() {
+            return;
+        }
+        progress.send_modify(|progress| {
+            progress.position = position.or(progress.position);
+            progress.settled.extend(settled);
+        });
+    }
+
+    fn is_done(&self) -> bool {
+        self.coalescer.is_empty()
+            && self.resyncs.is_empty()
+            && self.lanes.is_empty()
+            && self.recorder.is_idle()
+    }
+
+    /// When something is to be done, if nothing happens before.
+    fn wake_at(&self, now: Instant) -> Option<Instant> {
+        let times = [
+            self.lanes.next_start(now),
+            self.coalescer.next_due(|lane| self.lanes.has_room(lane)),
+            self.resyncs.next_due(self.lanes.for_resync().is_some()),
+            (!self.coalescer.is_empty()).then_some(self.age_at),
+        ];
+        times.into_iter().flatten().min()
     }
 
     /// Memory of what is neither accepted nor durable yet.
     fn pending_bytes(&self) -> usize {
+        self.coalescer.pending_bytes() + self.frozen_bytes()
+    }
+
+    /// Of that, what nothing folds into any more.
+    fn frozen_bytes(&self) -> usize {
         self.lanes.pending_bytes() + self.recorder.pending_bytes()
     }
 
     fn has_room(&mut self) -> bool {
-        let pending_bytes = self.pending_bytes();
-        let has_room = pending_bytes == 0 || pending_bytes < self.max_pending_bytes;
+        let frozen_bytes = self.frozen_bytes();
+        let is_frozen_small = frozen_bytes == 0 || frozen_bytes < self.max_pending_bytes;
+        let has_room = is_frozen_small && self.coalescer.has_room();
         if has_room == self.is_held_back {
             self.is_held_back = !has_room;
+            let pending_bytes = self.pending_bytes();
             match has_room {
                 true => debug!(pending_bytes, "reading goes on"),
                 false => debug!(pending_bytes, "max_pending is reached: reading is held back"),
@@ -186,6 +379,21 @@ impl Publisher {
     }
 }
 
+fn log_unlisted(resync: &Resync, problem: &Problem) {
+    warn!(
+        rule = &*resync.terms.rule,
+        reason = resync.reason.name(),
+        problem = problem.for_the_log(),
+        hint = problem.hint().unwrap_or("none needed if it passes"),
+        "the endpoint does not list its occupied channels: a resync on those that row values name \
+         waits for that, and they are asked for again until then"
+    );
+}
+
 fn now() -> Instant {
     TokioInstant::now().into_std()
+}
+
+fn moment() -> Moment {
+    Moment { now: now(), wall: Timestamp::now() }
 }

@@ -2,7 +2,7 @@
 
 use serde::de::IgnoredAny;
 
-use crate::notification::{ChannelName, Notification};
+use crate::notification::{ChannelName, ChannelPattern, Notification, Resync};
 
 /// Appends the notification as an object that is not closed yet, so that the
 /// caller can add fields. `id` and `data` stand in it exactly as they were made.
@@ -23,6 +23,27 @@ pub(super) fn write_open(
     line.extend_from_slice(b",\"data\":");
     write_raw(line, &notification.data());
     write_field(line, "position", &notification.position.value());
+}
+
+/// Appends the resync as an object, with the channels that it is told on
+/// whatever the endpoint lists, and what the others begin with.
+pub(super) fn write_resync(line: &mut Vec<u8>, resync: &Resync) {
+    let Resync { terms, reason, count, at, .. } = resync;
+    let channels: Vec<ChannelName> =
+        terms.channels.iter().filter_map(ChannelPattern::constant).collect();
+    let prefixes = terms.channels.iter().filter(|pattern| pattern.constant().is_none());
+    let prefixes: Vec<&str> = prefixes.map(ChannelPattern::prefix).collect();
+    line.extend_from_slice(b"{\"at\":");
+    write_json(line, &at.to_string());
+    write_field(line, "rule", &*terms.rule);
+    write_field(line, "events", &terms.resync_events);
+    write_field(line, "channels", &channels);
+    write_field(line, "prefixes", &prefixes);
+    write_field(line, "entity", &*terms.entity);
+    write_field(line, "action", "resync");
+    write_field(line, "reason", reason.name());
+    write_field(line, "count", count);
+    line.push(b'}');
 }
 
 /// Appends `,"name":value`.

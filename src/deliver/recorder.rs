@@ -102,12 +102,14 @@ fn weight(rejected: &[Rejected]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deliver::lane::Debt;
     use crate::deliver::tests::notification;
 
     fn rejected(id: u64) -> Rejected {
         let notification = notification("post", id, &["posts"]);
         let channels = notification.channels.clone();
-        Rejected { notification, channels, reason: "the endpoint answered 400".to_owned() }
+        let debt = Debt::Position(notification.position);
+        Rejected { notification, channels, reason: "the endpoint answered 400".to_owned(), debt }
     }
 
     fn recorder(folder: &Path) -> Recorder {

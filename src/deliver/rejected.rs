@@ -7,6 +7,7 @@ use tracing::warn;
 
 use crate::notification::{ChannelName, Notification};
 
+use super::lane::Debt;
 use super::{ByteSize, record};
 
 /// JSON Lines of what was refused for good, so that it is not dropped silently.
@@ -35,6 +36,8 @@ pub(super) struct Rejected {
     /// Those of its channels that this is about.
     pub(super) channels: Vec<ChannelName>,
     pub(super) reason: String,
+    /// Paid once this is durable.
+    pub(super) debt: Debt,
 }
 
 impl RejectedFile {
@@ -120,7 +123,9 @@ mod tests {
     fn rejected(id: u64) -> Rejected {
         let notification = notification("post", id, &["private-posts", "posts"]);
         let channels = notification.channels[..1].to_vec();
-        Rejected { notification, channels, reason: "the endpoint answered 400: no".into() }
+        let debt = Debt::Position(notification.position);
+        let reason = "the endpoint answered 400: no".to_owned();
+        Rejected { notification, channels, reason, debt }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use crate::notification::{ChannelName, Notification};
+use crate::change::Timestamp;
+use crate::notification::{ChannelName, EventName, Notification, Resync};
 
 use super::echo::echo_line;
 use super::record;
@@ -36,6 +37,17 @@ impl Stdout {
         self.out.write_all(&self.line)
     }
 
+    /// A line for a resync: which rule, why, and where it would be told.
+    pub(super) fn print_resync(&mut self, resync: &Resync) -> io::Result<()> {
+        self.line.clear();
+        match self.format {
+            Format::Human => self.line.extend_from_slice(human_resync(resync).as_bytes()),
+            Format::Json => record::write_resync(&mut self.line, resync),
+        }
+        self.line.push(b'\n');
+        self.out.write_all(&self.line)
+    }
+
     pub(super) fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }
@@ -50,8 +62,7 @@ impl fmt::Debug for Stdout {
 fn human(notification: &Notification) -> String {
     let Notification { id, event, channels, at, .. } = notification;
     let (entity, action) = (&notification.terms.entity, notification.action_name());
-    let at = at.to_string();
-    let time = at.get(11..23).unwrap_or(&at);
+    let time = time_of(*at);
     let mut line = format!("{time}  {entity} {id} {action}  {event}");
     if let Some(refusal) = &notification.refusal {
         line.push_str(&format!("  refused: {refusal}"));
@@ -64,6 +75,31 @@ fn human(notification: &Notification) -> String {
     }
     // A row's value must not command the terminal.
     line.replace(char::is_control, "\u{fffd}")
+}
+
+fn human_resync(resync: &Resync) -> String {
+    let Resync { terms, reason, at, .. } = resync;
+    let events: Vec<&str> = terms.resync_events.iter().map(EventName::as_str).collect();
+    let channels = terms.channels.iter().map(|pattern| match pattern.constant() {
+        Some(channel) => channel.to_string(),
+        None => format!("occupied {}…", pattern.prefix()),
+    });
+    let channels: Vec<String> = channels.collect();
+    format!(
+        "{}  {} resync {}  {}  on {}  by rule {}",
+        time_of(*at),
+        terms.entity,
+        reason.name(),
+        events.join(", "),
+        channels.join(", "),
+        terms.rule,
+    )
+}
+
+/// Of the day.
+fn time_of(at: Timestamp) -> String {
+    let at = at.to_string();
+    at.get(11..23).unwrap_or(&at).to_owned()
 }
 
 fn json(line: &mut Vec<u8>, notification: &Notification) {
@@ -84,7 +120,7 @@ fn json(line: &mut Vec<u8>, notification: &Notification) {
 mod tests {
     use super::*;
     use crate::deliver::tests::notification;
-    use crate::notification::Refusal;
+    use crate::notification::{ChannelClass, ChannelPattern, Part, Reason, Refusal, Terms};
 
     #[test]
     fn a_notification_prints_on_one_line_for_people_and_for_programs() {
@@ -105,5 +141,37 @@ mod tests {
         assert_eq!(object["refused"], "the payload has 9 bytes, and the endpoint takes 8");
         assert_eq!(object["id"], 42);
         assert_eq!(object["data"]["id"], 42);
+    }
+
+    #[test]
+    fn a_resync_says_which_rule_why_and_where() {
+        let text = |text: &str| Part::Text(text.into());
+        let mut terms = Terms::plain("posts", "post");
+        terms.channels = vec![
+            ChannelPattern::new(vec![text("posts")], ChannelClass::Public),
+            ChannelPattern::new(
+                vec![text("private-posts."), Part::Value { dotted: false }],
+                ChannelClass::Private,
+            ),
+        ];
+        let resync = Resync {
+            terms: terms.into(),
+            reason: Reason::Truncate,
+            count: None,
+            position: None,
+            at: Timestamp::from_unix_micros(42),
+        };
+        assert_eq!(
+            human_resync(&resync),
+            "00:00:00.000  post resync truncate  rowcast.resync  on posts, occupied \
+             private-posts.…  by rule posts"
+        );
+        let mut line = Vec::new();
+        record::write_resync(&mut line, &resync);
+        let object: serde_json::Value = serde_json::from_slice(&line).expect("JSON");
+        assert_eq!(object["action"], "resync");
+        assert_eq!(object["reason"], "truncate");
+        assert_eq!(object["channels"], serde_json::json!(["posts"]));
+        assert_eq!(object["prefixes"], serde_json::json!(["private-posts."]));
     }
 }

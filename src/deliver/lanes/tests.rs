@@ -6,9 +6,11 @@ use serde_json::Value;
 
 use super::*;
 use crate::change::Position;
+use crate::deliver::rejected::Rejected;
+use crate::deliver::resyncs::Ticket;
 use crate::deliver::pusher::{Problem, Server};
 use crate::deliver::tests::notification;
-use crate::notification::{Payload, Refusal};
+use crate::notification::{Payload, Piece, Refusal, Terms};
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -16,9 +18,12 @@ fn timeout() -> Problem {
     Problem::Timeout(Duration::from_secs(5))
 }
 
-/// Number `number` of entity `id`.
+/// Number `number` of entity `id`. A resync that follows it says so, as `r7`.
 fn numbered(id: u64, number: u64, channels: &[&str]) -> Notification {
     let mut made = notification("post", id, channels);
+    let mut terms = Terms::plain("posts", "post");
+    terms.resync_data = Some([Piece::Text(format!("r{number}").into())].into());
+    made.terms = terms.into();
     made.position = Position::new(number);
     made.payload = Payload::Own(number.to_string().into());
     made
@@ -30,17 +35,32 @@ fn refused(id: u64, number: u64, channels: &[&str]) -> Notification {
     made
 }
 
-/// The numbers and channels of a request.
-fn pairs(packed: &Packed) -> Vec<(u64, String)> {
+/// What is said on one channel.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Pair {
+    number: u64,
+    is_resync: bool,
+    channel: String,
+}
+
+impl Pair {
+    fn of(data: &Value, channel: &Value) -> Pair {
+        let text = |value: &Value| value.as_str().expect("a string").to_owned();
+        let data = text(data);
+        let number = data.trim_start_matches('r').parse().expect("a number");
+        Pair { number, is_resync: data.starts_with('r'), channel: text(channel) }
+    }
+}
+
+/// Those of a request.
+fn pairs(packed: &Packed) -> Vec<Pair> {
     let body: Value = serde_json::from_slice(&packed.body).expect("a body is JSON");
-    let text = |value: &Value| value.as_str().expect("a string").to_owned();
-    let number = |data: &Value| text(data).parse().expect("a number");
     match (&body["batch"], &body["channels"]) {
         (Value::Array(events), _) => {
-            events.iter().map(|e| (number(&e["data"]), text(&e["channel"]))).collect()
+            events.iter().map(|event| Pair::of(&event["data"], &event["channel"])).collect()
         }
         (_, Value::Array(channels)) => {
-            channels.iter().map(|channel| (number(&body["data"]), text(channel))).collect()
+            channels.iter().map(|channel| Pair::of(&body["data"], channel)).collect()
         }
         _ => panic!("neither a batch nor an event: {body}"),
     }
@@ -50,11 +70,20 @@ fn lanes(count: usize) -> (Lanes, Instant) {
     (Lanes::new(count, Server::Any.capacity()), Instant::now())
 }
 
+impl Lanes {
+    /// By its id, which is a number here.
+    fn put(&mut self, notification: Notification) {
+        let id: usize = notification.id.parse().expect("a number");
+        let debt = Debt::Position(notification.position);
+        self.push(id % self.count(), notification, debt);
+    }
+}
+
 #[test]
 fn a_shut_gate_lets_one_request_through_at_a_time_and_opens_with_the_first_acceptance() {
     let (mut lanes, mut now) = lanes(8);
     for id in 0..100 {
-        lanes.push(numbered(id, id + 1, &["a"]));
+        lanes.put(numbered(id, id + 1, &["a"]));
     }
     let started: Vec<Start> = std::iter::from_fn(|| lanes.start(now)).collect();
     assert_eq!(started.len(), 8);
@@ -87,7 +116,7 @@ fn a_shut_gate_lets_one_request_through_at_a_time_and_opens_with_the_first_accep
 #[test]
 fn probes_become_rare_but_never_rarer_than_45_seconds() {
     let (mut lanes, mut now) = lanes(1);
-    lanes.push(numbered(1, 1, &["a"]));
+    lanes.put(numbered(1, 1, &["a"]));
     let mut waits = Vec::new();
     for _ in 0..20 {
         let start = lanes.start(now).expect("the time has come");
@@ -104,7 +133,7 @@ fn probes_become_rare_but_never_rarer_than_45_seconds() {
 fn an_acceptance_brings_lanes_forward_that_wait_for_the_endpoint() {
     let (mut lanes, mut now) = lanes(8);
     for id in 0..1000 {
-        lanes.push(numbered(id, id + 1, &["a"]));
+        lanes.put(numbered(id, id + 1, &["a"]));
     }
     for _ in 0..12 {
         let started: Vec<Start> = std::iter::from_fn(|| lanes.start(now)).collect();
@@ -125,14 +154,14 @@ fn an_acceptance_brings_lanes_forward_that_wait_for_the_endpoint() {
 fn a_doubtful_batch_is_told_apart_and_its_culprit_tried_five_times_alone() {
     let (mut lanes, mut now) = lanes(1);
     for number in 1..=10 {
-        lanes.push(numbered(number, number, &["a"]));
+        lanes.put(numbered(number, number, &["a"]));
     }
     let (mut alone, mut rejected) = (0, Vec::new());
     while !lanes.is_empty() {
         now = lanes.next_start(now).expect("something is left").max(now);
         let start = lanes.start(now).expect("the time has come");
         let pairs = pairs(&start.packed);
-        let is_bad = pairs.iter().any(|(number, _)| *number == 7);
+        let is_bad = pairs.iter().any(|pair| pair.number == 7 && !pair.is_resync);
         alone += usize::from(is_bad && pairs.len() == 1);
         let problem = timeout();
         let verdict = match (is_bad, start.is_last_try) {
@@ -152,10 +181,10 @@ fn a_doubtful_batch_is_told_apart_and_its_culprit_tried_five_times_alone() {
 #[test]
 fn a_refused_notification_without_channels_is_written_down_behind_an_accepted_one() {
     let (mut lanes, now) = lanes(1);
-    lanes.push(refused(1, 1, &[]));
-    lanes.push(numbered(1, 2, &["a"]));
-    lanes.push(refused(1, 3, &[]));
-    lanes.push(numbered(1, 4, &["a"]));
+    lanes.put(refused(1, 1, &[]));
+    lanes.put(numbered(1, 2, &["a"]));
+    lanes.put(refused(1, 3, &[]));
+    lanes.put(numbered(1, 4, &["a"]));
     let mut rejected = Vec::new();
     while !lanes.is_empty() {
         rejected.extend(lanes.settle().rejected);
@@ -168,12 +197,58 @@ fn a_refused_notification_without_channels_is_written_down_behind_an_accepted_on
     assert_eq!(positions, [1, 3]);
 }
 
+#[test]
+fn resyncs_and_changes_take_turns_in_a_lane_and_neither_piles_up() {
+    let (mut lanes, now) = lanes(1);
+    assert_eq!(lanes.for_resync(), Some(0));
+    lanes.push(0, numbered(0, 1, &NAMES), Debt::Resync(Ticket::of(1)));
+    assert_eq!(lanes.for_resync(), None);
+    // A part of a resync leaves room for changes: ten pairs here.
+    for number in 2..=4 {
+        assert!(lanes.has_room(0));
+        lanes.put(numbered(0, number, &NAMES));
+    }
+    assert!(!lanes.has_room(0));
+    let start = lanes.start(now).expect("it is free");
+    assert!(!lanes.has_room(0) && lanes.for_resync().is_none(), "what waits still folds");
+    let (settled, _) = lanes.finish(0, Verdict::Accepted, now);
+    assert_eq!(start.packed.pairs, 8);
+    assert_eq!(settled.accepted, [
+        Debt::Resync(Ticket::of(1)),
+        Debt::Position(Position::new(2)),
+    ]);
+    assert!(lanes.has_room(0) && lanes.for_resync().is_some());
+    lanes.start(now).expect("something is left");
+    lanes.finish(0, Verdict::Retry { problem: timeout(), after: None }, now);
+    assert!(!lanes.has_room(0), "the request that is repeated takes nothing more");
+}
+
+#[test]
+fn a_rule_whose_notifications_are_all_refused_stops_nothing_while_its_resyncs_are_taken() {
+    let (mut lanes, now) = lanes(1);
+    for number in 1..=30 {
+        lanes.put(numbered(number, number, &["a"]));
+    }
+    let (mut rejected, mut told) = (0, 0);
+    while !lanes.is_empty() {
+        let start = lanes.start(now).expect("nothing is held");
+        let pairs = pairs(&start.packed);
+        let is_bad = pairs.iter().any(|pair| !pair.is_resync);
+        told += if is_bad { 0 } else { pairs.len() };
+        let verdict = if is_bad { Verdict::Reject { problem: timeout() } } else { Verdict::Accepted };
+        let (settled, transition) = lanes.finish(0, verdict, now);
+        assert!(transition.is_none(), "{transition:?}");
+        rejected += settled.rejected.len();
+    }
+    assert_eq!((rejected, told), (30, 30));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Push {
         id: u64,
         channels: usize,
-        is_poison: bool,
+        poison: Poison,
     },
     /// One that the rules refuse, perhaps because no channel could be named.
     PushRefused {
@@ -184,6 +259,16 @@ enum Step {
     End(prop::sample::Index, Outcome),
     Wait,
     NewSession,
+}
+
+/// Where the endpoint refuses a notification.
+#[derive(Clone, Copy, Debug)]
+enum Poison {
+    Nowhere,
+    OnOneChannel,
+    Everywhere,
+    /// And the resync that follows it.
+    WithItsResync,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -198,11 +283,14 @@ enum Outcome {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let push = (0..6_u64, 1..5_usize, 0..12_u8).prop_map(|(id, channels, poison)| Step::Push {
-        id,
-        channels,
-        is_poison: poison == 0,
-    });
+    let poison = prop_oneof![
+        20 => Just(Poison::Nowhere),
+        1 => Just(Poison::OnOneChannel),
+        1 => Just(Poison::Everywhere),
+        1 => Just(Poison::WithItsResync),
+    ];
+    let push = (0..6_u64, 1..5_usize, poison)
+        .prop_map(|(id, channels, poison)| Step::Push { id, channels, poison });
     let push_refused =
         (0..6_u64, 0..5_usize).prop_map(|(id, channels)| Step::PushRefused { id, channels });
     let outcome = prop_oneof![
@@ -228,20 +316,41 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 struct World {
     ids: BTreeMap<u64, u64>,
     /// What it refuses, until it has become tolerant.
-    poison: BTreeSet<u64>,
+    poison: BTreeSet<Pair>,
     is_tolerant: bool,
+    /// By the rules.
     refused: BTreeSet<u64>,
     channels: BTreeMap<u64, usize>,
-    heard: Vec<(u64, String)>,
-    left: BTreeMap<u64, usize>,
-    rejected: BTreeSet<u64>,
+    heard: Vec<Pair>,
+    /// What was written down.
+    rejected: BTreeSet<Pair>,
+    /// How many notifications are pending at each position.
+    pending: BTreeMap<u64, usize>,
 }
 
 impl World {
+    fn push(&mut self, number: u64, channels: usize) {
+        self.channels.insert(number, channels);
+        self.pending.insert(number, 1);
+    }
+
+    fn poison(&mut self, number: u64, channels: usize, poison: Poison) {
+        let (channels, resync) = match poison {
+            Poison::Nowhere => return,
+            Poison::OnOneChannel => (&NAMES[channels - 1..channels], &[false][..]),
+            Poison::Everywhere => (&NAMES[..channels], &[false][..]),
+            Poison::WithItsResync => (&NAMES[..channels], &[false, true][..]),
+        };
+        for channel in channels {
+            let pair = |&is_resync| Pair { number, is_resync, channel: (*channel).to_owned() };
+            self.poison.extend(resync.iter().map(pair));
+        }
+    }
+
     fn verdict(&mut self, packed: &Packed, outcome: Outcome) -> Verdict {
         let problem = timeout();
         let pairs = pairs(packed);
-        let is_bad = !self.is_tolerant && pairs.iter().any(|(n, _)| self.poison.contains(n));
+        let is_bad = !self.is_tolerant && pairs.iter().any(|pair| self.poison.contains(pair));
         match outcome {
             Outcome::Fair if is_bad => return Verdict::Reject { problem },
             Outcome::Unanswered if is_bad => {}
@@ -257,45 +366,64 @@ impl World {
     }
 
     fn leave(&mut self, settled: Settled) {
-        for position in settled.accepted {
-            *self.left.entry(position.value()).or_default() += 1;
+        for position in settled.followed {
+            let pending = self.pending.get_mut(&position.value()).expect("it is pending");
+            assert!(*pending > 0, "{position:?} was confirmed before its resync");
+            *pending += 1;
         }
-        for rejected in settled.rejected {
-            let number = rejected.notification.position.value();
-            let is_expected = self.poison.contains(&number) || self.refused.contains(&number);
-            assert!(is_expected, "{number} was given up");
-            self.rejected.insert(number);
-            *self.left.entry(number).or_default() += 1;
+        for debt in settled.accepted {
+            self.pay(debt);
+        }
+        for Rejected { notification, channels, debt, .. } in settled.rejected {
+            let number = notification.position.value();
+            for channel in channels {
+                let is_resync = notification.resync.is_some();
+                let pair = Pair { number, is_resync, channel: channel.to_string() };
+                let is_expected = self.poison.contains(&pair) || self.refused.contains(&number);
+                assert!(is_expected, "{pair:?} was given up");
+                self.rejected.insert(pair);
+            }
+            self.pay(debt);
         }
     }
 
+    fn pay(&mut self, debt: Debt) {
+        let Debt::Position(position) = debt else { panic!("no resync was begun: {debt:?}") };
+        let pending = self.pending.get_mut(&position.value()).expect("it is pending");
+        *pending -= 1;
+    }
+
     fn check(&self) -> Result<(), TestCaseError> {
-        let mut heard: BTreeSet<&(u64, String)> = BTreeSet::new();
+        let mut heard: BTreeSet<&Pair> = BTreeSet::new();
         let mut latest: BTreeMap<u64, u64> = BTreeMap::new();
         for pair in &self.heard {
-            let (number, _) = pair;
-            let latest = latest.entry(self.ids[number]).or_default();
             let is_repeated = !heard.insert(pair);
-            prop_assert!(is_repeated || number >= latest, "{number} after {latest}");
-            *latest = (*latest).max(*number);
-        }
-        for (number, channels) in &self.channels {
-            let heard = heard.iter().filter(|(heard, _)| heard == number).count();
-            let is_written_down = self.rejected.contains(number);
-            if self.refused.contains(number) {
-                prop_assert!(is_written_down && heard == 0, "{number} was dropped or sent");
+            if pair.is_resync {
+                continue;
             }
-            let is_settled = heard == *channels || is_written_down;
-            prop_assert!(is_settled, "{number} was heard on {heard} of {channels}");
-            prop_assert_eq!(self.left.get(number), Some(&1), "{} has not left once", number);
+            let latest = latest.entry(self.ids[&pair.number]).or_default();
+            let number = pair.number;
+            prop_assert!(is_repeated || number >= *latest, "{} after {}", number, latest);
+            *latest = (*latest).max(number);
         }
+        for (&number, &channels) in &self.channels {
+            for channel in &NAMES[..channels] {
+                let pair = |is_resync| Pair { number, is_resync, channel: (*channel).to_owned() };
+                let (own, resync) = (pair(false), pair(true));
+                let is_refused = self.rejected.contains(&own);
+                prop_assert!(heard.contains(&own) != is_refused, "{:?}", own);
+                let is_followed = heard.contains(&resync) || self.rejected.contains(&resync);
+                prop_assert_eq!(is_followed, is_refused, "{:?}", resync);
+            }
+        }
+        prop_assert!(self.pending.values().all(|count| *count == 0), "{:?}", self.pending);
         Ok(())
     }
 }
 
 proptest! {
     #[test]
-    fn nothing_is_lost_or_reordered_and_a_lane_has_one_request(
+    fn all_is_heard_in_order_or_followed_by_a_resync_where_it_was_refused(
         steps in steps(),
         count in 1..9_usize,
     ) {
@@ -305,20 +433,18 @@ proptest! {
         let mut number = 0;
         for step in steps {
             match step {
-                Step::Push { id, channels, is_poison } => {
+                Step::Push { id, channels, poison } => {
                     number += 1;
                     world.ids.insert(number, id);
-                    world.channels.insert(number, channels);
-                    if is_poison {
-                        world.poison.insert(number);
-                    }
-                    lanes.push(numbered(id, number, &NAMES[..channels]));
+                    world.push(number, channels);
+                    world.poison(number, channels, poison);
+                    lanes.put(numbered(id, number, &NAMES[..channels]));
                 }
                 Step::PushRefused { id, channels } => {
                     number += 1;
-                    world.channels.insert(number, channels);
+                    world.push(number, channels);
                     world.refused.insert(number);
-                    lanes.push(refused(id, number, &NAMES[..channels]));
+                    lanes.put(refused(id, number, &NAMES[..channels]));
                 }
                 Step::End(_, _) if in_flight.is_empty() => {}
                 Step::End(index, outcome) => {

@@ -71,6 +71,8 @@ pub enum Problem {
     Redirected { status: u16, location: String },
     #[error("the endpoint answered {status} with {what}, which no Pusher-compatible server does")]
     NotAnAnswer { status: u16, what: NotAnAnswer },
+    #[error("the endpoint's list of occupied channels is longer than {max_bytes} bytes")]
+    ListTooLong { max_bytes: usize },
     #[error("this machine's clock is {skew_seconds} s off the endpoint's")]
     ClockSkew { skew_seconds: i64 },
     #[error("{count} notifications in a row were refused and none accepted")]
@@ -94,6 +96,8 @@ pub enum NotAnAnswer {
     Nothing,
     Html,
     Text,
+    /// Where the occupied channels were asked for.
+    NoList,
 }
 
 impl fmt::Display for NotAnAnswer {
@@ -102,6 +106,7 @@ impl fmt::Display for NotAnAnswer {
             NotAnAnswer::Nothing => "an empty body",
             NotAnAnswer::Html => "an HTML page",
             NotAnAnswer::Text => "something that is no JSON object",
+            NotAnAnswer::NoList => "JSON that lists no channels",
         })
     }
 }
@@ -157,7 +162,7 @@ impl Answer<'_> {
         let error = body.as_ref().and_then(|body| body.get("error")).filter(|e| !e.is_null());
         let code = body.as_ref().and_then(|body| body.get("code")).and_then(Value::as_u64);
         let code = code.and_then(|code| u16::try_from(code).ok().filter(|c| is_error(*c)));
-        let succeeded = (200..300).contains(&status);
+        let succeeded = self.is_success();
         let message = self.message(body.as_ref());
         match (succeeded, error.is_some(), &body) {
             (true, true, _) => Err(match code {
@@ -168,6 +173,19 @@ impl Answer<'_> {
             (true, false, _) => Err(Problem::NotAnAnswer { status, what: self.instead_of_json() }),
             (false, _, _) => Err(self.explain(code.unwrap_or(status), message)),
         }
+    }
+
+    pub(super) fn is_success(self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// Why it is no list of channels.
+    pub(super) fn judge_as_list(self, server: Server) -> Verdict {
+        let Err(problem) = self.check() else {
+            let problem = Problem::NotAnAnswer { status: self.status, what: NotAnAnswer::NoList };
+            return problem.judge(server, None);
+        };
+        problem.judge(server, self.wait())
     }
 
     fn explain(self, code: u16, message: ServerMessage) -> Problem {
@@ -240,6 +258,7 @@ impl Problem {
             Problem::ErrorWithoutCode { .. } => Verdict::Doubt { problem },
             Problem::Redirected { .. }
             | Problem::NotAnAnswer { .. }
+            | Problem::ListTooLong { .. }
             | Problem::ClockSkew { .. }
             | Problem::RefusedInARow { .. } => Verdict::Stop { problem },
             Problem::Answered { code, .. } => match code {
@@ -297,6 +316,9 @@ impl Problem {
             Problem::NotAnAnswer { .. } => {
                 "`url` in [pusher] leads to another program: use the server's own port, or let \
                  the proxy in front of it forward /apps"
+            }
+            Problem::ListTooLong { .. } => {
+                "begin the rule's channels with more text before their first {{ value }}"
             }
             Problem::ClockSkew { .. } => "set this machine's clock, for example by NTP",
             Problem::RefusedInARow { .. } => {

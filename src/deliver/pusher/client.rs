@@ -12,6 +12,7 @@ use crate::notification::{ChannelName, EventName};
 use crate::secret::Secret;
 
 use super::answer::{Answer, judge};
+use super::occupied::{self, MAX_LIST_BYTES};
 use super::packing::{self, Packed, Path};
 use super::signature::{Method, Signed, signed_query};
 use super::{Config, ConfigError, Problem, Server, Verdict};
@@ -119,9 +120,34 @@ impl Client {
     /// What is wrong: the network, the address, the app, the secret, the clock.
     pub async fn probe(&self) -> Result<(), Problem> {
         // The answer lists channels: this prefix keeps it short.
-        let parameters = [("filter_by_prefix", "rowcast-probe")];
-        let response = self.send(Method::Get, "channels", &parameters, Bytes::new()).await?;
+        let response = self.channels("rowcast-probe", MAX_ANSWER_BYTES).await?;
         response.answer().check()
+    }
+
+    /// The channels that somebody listens on now, of those that begin with
+    /// `prefix` and are wanted. What the endpoint does not list has nobody to
+    /// tell anything.
+    ///
+    /// # Errors
+    /// Why there is no list, as for a request to publish.
+    pub(in crate::deliver) async fn occupied(
+        &self,
+        prefix: &str,
+        is_wanted: &(dyn Fn(&ChannelName) -> bool + Sync),
+    ) -> Result<Vec<ChannelName>, Verdict> {
+        let server = self.app.server;
+        let response = match self.channels(prefix, MAX_LIST_BYTES).await {
+            Ok(response) => response,
+            Err(problem) => return Err(problem.judge(server, None)),
+        };
+        if response.is_cut_off {
+            return Err(Problem::ListTooLong { max_bytes: MAX_LIST_BYTES }.judge(server, None));
+        }
+        let answer = response.answer();
+        match occupied::names(&response.body, is_wanted) {
+            Ok(names) if answer.is_success() => Ok(names),
+            Ok(_) | Err(_) => Err(answer.judge_as_list(server)),
+        }
     }
 
     /// Sends the request once and says what became of it. `is_last_try`: a
@@ -154,7 +180,25 @@ impl Client {
     }
 
     async fn post(&self, packed: &Packed) -> Result<Response, Problem> {
-        self.send(Method::Post, packed.path.name(), &[], packed.body.clone()).await
+        let sent = self.send(Method::Post, packed.path.name(), &[], packed.body.clone()).await;
+        self.read(sent?, MAX_ANSWER_BYTES).await
+    }
+
+    /// The list of occupied channels that begin with `prefix`.
+    async fn channels(&self, prefix: &str, max_bytes: usize) -> Result<Response, Problem> {
+        let filter = [("filter_by_prefix", prefix)];
+        let parameters = if prefix.is_empty() { &[][..] } else { &filter[..] };
+        let sent = self.send(Method::Get, "channels", parameters, Bytes::new()).await;
+        self.read(sent?, max_bytes).await
+    }
+
+    async fn read(
+        &self,
+        response: reqwest::Response,
+        max_bytes: usize,
+    ) -> Result<Response, Problem> {
+        let read = Response::read(response, max_bytes).await;
+        read.map_err(|error| self.explain(error))
     }
 
     async fn send(
@@ -163,7 +207,7 @@ impl Client {
         name: &str,
         parameters: &[(&str, &str)],
         body: Bytes,
-    ) -> Result<Response, Problem> {
+    ) -> Result<reqwest::Response, Problem> {
         let app = &*self.app;
         let query = signed_query(
             &app.key,
@@ -181,9 +225,7 @@ impl Client {
             Method::Get => self.http.get(url),
             Method::Post => self.http.post(url).header(CONTENT_TYPE, "application/json").body(body),
         };
-        let answered = request.send().await;
-        let response = answered.map_err(|error| self.explain(error))?;
-        Response::read(response).await.map_err(|error| self.explain(error))
+        request.send().await.map_err(|error| self.explain(error))
     }
 
     fn explain(&self, error: reqwest::Error) -> Problem {
@@ -203,18 +245,27 @@ struct Response {
     status: u16,
     headers: HeaderMap,
     body: Vec<u8>,
+    /// There was more of it than was to be read.
+    is_cut_off: bool,
 }
 
 impl Response {
-    async fn read(mut response: reqwest::Response) -> Result<Response, reqwest::Error> {
+    async fn read(
+        mut response: reqwest::Response,
+        max_bytes: usize,
+    ) -> Result<Response, reqwest::Error> {
         let mut body = Vec::new();
-        while body.len() < MAX_ANSWER_BYTES
-            && let Some(chunk) = response.chunk().await?
-        {
+        let mut is_cut_off = false;
+        while let Some(chunk) = response.chunk().await? {
+            is_cut_off = body.len() + chunk.len() > max_bytes;
+            if is_cut_off {
+                body.extend_from_slice(&chunk[..max_bytes - body.len()]);
+                break;
+            }
             body.extend_from_slice(&chunk);
         }
         let status = response.status().as_u16();
-        Ok(Response { status, headers: std::mem::take(response.headers_mut()), body })
+        Ok(Response { status, headers: std::mem::take(response.headers_mut()), body, is_cut_off })
     }
 
     fn answer(&self) -> Answer<'_> {
@@ -223,7 +274,7 @@ impl Response {
             retry_after: self.header(RETRY_AFTER),
             location: self.header(LOCATION),
             date: self.header(DATE),
-            body: &self.body,
+            body: &self.body[..self.body.len().min(MAX_ANSWER_BYTES)],
             unix_seconds: unix_seconds(),
         }
     }

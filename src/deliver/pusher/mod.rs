@@ -7,6 +7,7 @@
 mod answer;
 mod client;
 mod config;
+mod occupied;
 mod packing;
 mod server;
 pub(crate) mod signature;
