@@ -1,7 +1,7 @@
 //! A strict Pusher-compatible endpoint on the loopback. It speaks HTTP/1.1 by its own small parser and verifies
 //! signatures by its own code, so that a mistake of rowcast's is not made twice. It can be told what to answer.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -72,6 +72,17 @@ pub struct Accepted {
     pub began: Instant,
 }
 
+/// A request for the occupied channels, other than to see whether the endpoint is well.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    pub prefix: String,
+    /// When the first byte of its request was read.
+    pub began: Instant,
+}
+
+/// What rowcast asks for to see whether the endpoint is well.
+const PROBE: &str = "rowcast-probe";
+
 /// Chooses the fault for a request to publish by its events.
 type Chooser = Box<dyn FnMut(&[Event]) -> Option<Fault> + Send>;
 
@@ -79,12 +90,16 @@ type Chooser = Box<dyn FnMut(&[Event]) -> Option<Fault> + Send>;
 struct State {
     requests: usize,
     accepted: Vec<Accepted>,
+    resyncs: Vec<Accepted>,
+    occupied: BTreeSet<String>,
+    lists: Vec<Listed>,
     /// Each breach of the protocol, in words.
     breaches: Vec<String>,
     faults: VecDeque<Fault>,
     chooser: Option<Chooser>,
-    /// The answer to `GET channels` instead of the usual one.
+    /// The answers to `GET channels` instead of the usual ones.
     probe: Option<Fault>,
+    list: Option<Fault>,
     /// How many requests with this entity and id are on their way.
     in_progress: HashMap<String, usize>,
     most_at_once: usize,
@@ -171,11 +186,27 @@ impl Endpoint {
         state.faults.clear();
         state.chooser = None;
         state.probe = None;
+        state.list = None;
     }
 
-    /// What `GET channels` meets from now on.
+    /// What a request to see whether the endpoint is well meets from now on.
     pub fn probe_fault(&self, fault: Fault) {
         self.shared.state().probe = Some(fault);
+    }
+
+    /// What a request for occupied channels meets from now on.
+    pub fn list_fault(&self, fault: Fault) {
+        self.shared.state().list = Some(fault);
+    }
+
+    /// Somebody listens on these channels now, and on no others.
+    pub fn occupy(&self, channels: impl IntoIterator<Item = impl Into<String>>) {
+        self.shared.state().occupied = channels.into_iter().map(Into::into).collect();
+    }
+
+    /// The requests for occupied channels, in order.
+    pub fn lists(&self) -> Vec<Listed> {
+        self.shared.state().lists.clone()
     }
 
     /// Connections are refused until [`Endpoint::come_back`].
@@ -195,6 +226,7 @@ impl Endpoint {
         self.listening = Some(tokio::spawn(listen(listener, self.shared.clone())));
     }
 
+    /// What tells of changes one by one.
     pub fn accepted(&self) -> Vec<Accepted> {
         self.shared.state().accepted.clone()
     }
@@ -203,7 +235,12 @@ impl Endpoint {
         self.shared.state().accepted.len()
     }
 
-    /// Of all kinds, with and without an answer.
+    /// What tells to fetch everything again.
+    pub fn resyncs(&self) -> Vec<Accepted> {
+        self.shared.state().resyncs.clone()
+    }
+
+    /// Of all kinds, with and without an answer, except for resyncs and the lists that these need.
     pub fn requests(&self) -> usize {
         self.shared.state().requests
     }
@@ -218,7 +255,17 @@ impl Endpoint {
         self.wait(what, |state| condition(&state.accepted)).await;
     }
 
-    /// Waits until so many requests have come.
+    /// Waits until `condition` of the resyncs that were accepted holds.
+    pub async fn wait_for_resyncs(&self, what: &str, condition: impl Fn(&[Accepted]) -> bool) {
+        self.wait(what, |state| condition(&state.resyncs)).await;
+    }
+
+    /// Waits until so many requests for occupied channels have come.
+    pub async fn wait_for_lists(&self, count: usize) {
+        self.wait(&format!("{count} lists"), |state| state.lists.len() >= count).await;
+    }
+
+    /// Waits until so many requests have come, as [`Endpoint::requests`] counts them.
     pub async fn wait_for_requests(&self, count: usize) {
         self.wait(&format!("{count} requests"), |state| state.requests >= count).await;
     }
@@ -238,9 +285,10 @@ impl Endpoint {
         if tokio::time::timeout(DEADLINE, waiting).await.is_err() {
             let state = self.shared.state();
             panic!(
-                "not within {DEADLINE:?}: {what}; {} requests, {} accepted, breaches: {:?}",
+                "not within {DEADLINE:?}: {what}; {} requests, {} accepted, {} resyncs, breaches: {:?}",
                 state.requests,
                 state.accepted.len(),
+                state.resyncs.len(),
                 state.breaches
             );
         }
@@ -284,28 +332,53 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
             return answer(&mut stream, 400, &[], why).await;
         }
     };
-    let number = {
-        let mut state = shared.state();
-        state.requests += 1;
-        state.requests - 1
-    };
-    match shared.app.check(&request) {
+    let asked = shared.app.check(&request);
+    shared.state().requests += usize::from(asked.as_ref().map_or(true, is_counted));
+    match asked {
         Err(refusal) => {
-            shared.state().breaches.push(format!("request {number}: {refusal:?}"));
+            let Request { method, path, .. } = &request;
+            shared.state().breaches.push(format!("{method} {path}: {refusal:?}"));
             answer(&mut stream, refusal.code, &[], &refusal.json()).await;
         }
-        Ok(Asked::Channels) => {
-            let probe = shared.state().probe.clone();
-            match probe {
-                None => answer(&mut stream, 200, &[], r#"{"channels":{}}"#).await,
-                Some(fault) => meet(&mut stream, &fault).await,
-            }
-        }
+        Ok(Asked::Channels { prefix }) => list(&mut stream, &shared, prefix, request.began).await,
         Ok(Asked::Publish(events)) => {
             publish(&mut stream, &shared, &request, events).await;
         }
     }
     shared.changed.notify_waiters();
+}
+
+fn is_counted(asked: &Asked) -> bool {
+    match asked {
+        Asked::Channels { prefix } => prefix == PROBE,
+        Asked::Publish(events) => !events.iter().all(Event::is_resync),
+    }
+}
+
+async fn list(stream: &mut TcpStream, shared: &Shared, prefix: String, began: Instant) {
+    let (fault, names) = {
+        let mut state = shared.state();
+        let is_listed = |name: &&String| name.starts_with(&prefix);
+        let names: Vec<String> = state.occupied.iter().filter(is_listed).cloned().collect();
+        let fault = match prefix == PROBE {
+            true => state.probe.clone(),
+            false => {
+                state.lists.push(Listed { prefix, began });
+                state.list.clone()
+            }
+        };
+        (fault, names)
+    };
+    shared.changed.notify_waiters();
+    if let Some(fault) = fault {
+        return meet(stream, &fault).await;
+    }
+    let channels = match (shared.app.server, names.is_empty()) {
+        // As PHP prints an empty object.
+        (Server::Reverb, true) => serde_json::json!([]),
+        _ => names.into_iter().map(|name| (name, serde_json::json!({}))).collect(),
+    };
+    answer(stream, 200, &[], &serde_json::json!({ "channels": channels }).to_string()).await;
 }
 
 async fn publish(stream: &mut TcpStream, shared: &Shared, request: &Request, events: Vec<Event>) {
@@ -322,8 +395,14 @@ async fn publish(stream: &mut TcpStream, shared: &Shared, request: &Request, eve
     };
     if is_published {
         let began = request.began;
-        let accepted = events.into_iter().map(|event| Accepted { event, began });
-        shared.state().accepted.extend(accepted);
+        let mut state = shared.state();
+        for event in events {
+            let views = match event.is_resync() {
+                true => &mut state.resyncs,
+                false => &mut state.accepted,
+            };
+            views.push(Accepted { event, began });
+        }
     }
     shared.changed.notify_waiters();
     let fault = match fault {

@@ -76,6 +76,14 @@ pub async fn read(stream: &mut TcpStream) -> Result<Option<Request>, Malformed> 
 }
 
 impl Request {
+    /// Of the query, without what authenticates it.
+    pub fn parameters(&self) -> impl Iterator<Item = (&str, &str)> {
+        const AUTHENTICATING: [&str; 5] =
+            ["auth_key", "auth_timestamp", "auth_version", "auth_signature", "body_md5"];
+        let parameters = self.query.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        parameters.filter(|(name, _)| !AUTHENTICATING.contains(name))
+    }
+
     /// Whether the signature is right, or why not.
     /// <https://pusher.com/docs/channels/library_auth_reference/rest-api/#authentication>
     pub fn verify(&self, path: &str, key: &str, secret: &str, now: u64) -> Result<(), String> {

@@ -31,10 +31,16 @@ impl Event {
         let data = serde_json::from_str::<Value>(&self.data).ok()?;
         Some(format!("{} {}", data.get("entity")?, data.get("id")?))
     }
+
+    /// Whether it tells to fetch everything again.
+    pub fn is_resync(&self) -> bool {
+        self.name == "rowcast.resync" || self.data("action") == "resync"
+    }
 }
 
 pub enum Asked {
-    Channels,
+    /// Which channels that begin so are occupied.
+    Channels { prefix: String },
     Publish(Vec<Event>),
 }
 
@@ -100,7 +106,7 @@ impl App {
             return refuse(401, why);
         }
         match (request.method.as_str(), name) {
-            ("GET", "/channels") => Ok(Asked::Channels),
+            ("GET", "/channels") => channels(request),
             ("POST", "/events") => event(&request.body).map(Asked::Publish),
             ("POST", "/batch_events") if takes.batch_events > 0 => {
                 batch(&request.body, takes.batch_events).map(Asked::Publish)
@@ -109,6 +115,19 @@ impl App {
             (method, _) => refuse(405, format!("{method} is no method here")),
         }
     }
+}
+
+fn channels(request: &Request) -> Result<Asked, Refusal> {
+    let mut prefix = None;
+    for (name, value) in request.parameters() {
+        match name {
+            "filter_by_prefix" if prefix.is_none() && !value.is_empty() => {
+                prefix = Some(value.to_owned());
+            }
+            _ => return refuse(400, format!("{name} is {value:?}")),
+        }
+    }
+    Ok(Asked::Channels { prefix: prefix.unwrap_or_default() })
 }
 
 fn event(body: &[u8]) -> Result<Vec<Event>, Refusal> {
