@@ -357,7 +357,10 @@ async fn watch_database(connection: Connection, options: &Options, told: &mut To
 }
 
 /// Hands on what may be confirmed, until delivery is over.
-async fn confirm(mut progress: watch::Receiver<Progress>, confirmed: watch::Sender<Option<Position>>) {
+async fn confirm(
+    mut progress: watch::Receiver<Progress>,
+    confirmed: watch::Sender<Option<Position>>,
+) {
     while progress.changed().await.is_ok() {
         confirmed.send_replace(progress.borrow_and_update().position);
     }

@@ -98,7 +98,11 @@ impl Publisher {
             self.resync(now);
             self.fill(now);
             self.recorder.start();
-            self.tell(&progress);
+            if self.tell(&progress) {
+                // What the coalescer has gathered by the same terms meanwhile
+                // waited for this.
+                continue;
+            }
             while let Some(start) = self.lanes.start(now) {
                 self.send(start);
             }
@@ -157,9 +161,10 @@ impl Publisher {
 
     /// Begins to tell what became a resync, and asks for the list that it needs.
     fn resync(&mut self, now: Instant) {
-        while let Some(resync) = self.coalescer.pop_resync(now, |terms| {
-            self.lanes.hold(terms) || self.resyncs.hold(terms)
-        }) {
+        while let Some(resync) = self
+            .coalescer
+            .pop_resync(now, |terms| self.lanes.hold(terms) || self.resyncs.hold(terms))
+        {
             debug!(
                 rule = &*resync.terms.rule,
                 reason = resync.reason.name(),
@@ -290,23 +295,25 @@ impl Publisher {
         }
     }
 
-    /// Tells how far delivery has come.
-    fn tell(&mut self, progress: &watch::Sender<Progress>) {
+    /// Tells how far delivery has come, and whether a resync has ended.
+    fn tell(&mut self, progress: &watch::Sender<Progress>) -> bool {
         let mut settled = Vec::new();
+        let mut has_ended = false;
         while let Some(resync) = self.resyncs.told() {
+            has_ended = true;
             if let Some(position) = resync.position {
                 self.frontier.leave(position);
             }
             settled.extend(self.owed.settle(&resync.terms));
         }
         let position = self.frontier.advance();
-        if position.is_none() && settled.is_empty() {
-            return;
+        if position.is_some() || !settled.is_empty() {
+            progress.send_modify(|progress| {
+                progress.position = position.or(progress.position);
+                progress.settled.extend(settled);
+            });
         }
-        progress.send_modify(|progress| {
-            progress.position = position.or(progress.position);
-            progress.settled.extend(settled);
-        });
+        has_ended
     }
 
     fn is_done(&self) -> bool {

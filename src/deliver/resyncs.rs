@@ -296,8 +296,7 @@ mod tests {
         assert_eq!(asked, ["posts.", "users."].map(Box::from).into());
         let mut told = settle_all(&mut resyncs, now);
         told.sort();
-        let expected =
-            ["posts.1", "posts.2", "posts.all", "users.1", "users.2", "users.all"];
+        let expected = ["posts.1", "posts.2", "posts.all", "users.1", "users.2", "users.all"];
         assert_eq!(told, names(expected));
         assert!(resyncs.told().is_some() && !resyncs.hold(&terms));
     }

@@ -1,16 +1,19 @@
 //! Delivering against the strict endpoint, in this process and without Postgres.
 
 mod answers;
+mod folding;
 mod order;
+mod poison;
 mod requests;
+mod resyncs;
 mod servers;
 
 use std::time::Duration;
 
 use rowcast::change::{Position, Timestamp};
 use rowcast::deliver::pusher::{self, Client, Server};
-use rowcast::deliver::{Deliver, Error, Limits, RejectedFile, Sink};
-use rowcast::notification::{Action, Handoff, Notification, Payload, Refusal, Terms};
+use rowcast::deliver::{Deliver, Error, Limits, Progress, RejectedFile, Sink};
+use rowcast::notification::{Action, Handoff, Notification, Payload, Refusal, Resync, Terms};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
@@ -59,19 +62,23 @@ fn holds(events: &[Event], id: u64) -> bool {
 /// A running session.
 struct Session {
     handoffs: mpsc::Sender<Handoff>,
-    confirmed: watch::Receiver<Option<Position>>,
+    progress: watch::Receiver<Progress>,
     running: JoinHandle<(Deliver, Result<(), Error>)>,
 }
 
 impl Session {
-    fn start(mut deliver: Deliver) -> Session {
+    fn start(deliver: Deliver) -> Session {
+        Session::start_owing(deliver, Vec::new())
+    }
+
+    fn start_owing(mut deliver: Deliver, owed: Vec<Resync>) -> Session {
         let (handoffs, handoffs_rx) = mpsc::channel(4);
-        let (confirmed_tx, confirmed) = watch::channel(None);
+        let (progress_tx, progress) = watch::channel(Progress::default());
         let running = tokio::spawn(async move {
-            let ended = deliver.run(handoffs_rx, confirmed_tx).await;
+            let ended = deliver.run(owed, handoffs_rx, progress_tx).await;
             (deliver, ended)
         });
-        Session { handoffs, confirmed, running }
+        Session { handoffs, progress, running }
     }
 
     async fn send(&self, notifications: Vec<Notification>) {
@@ -79,13 +86,18 @@ impl Session {
     }
 
     async fn wait_confirmed(&mut self, position: u64) {
-        let waiting = self.confirmed.wait_for(|at| *at >= Some(Position::new(position)));
+        let position = Some(Position::new(position));
+        self.wait(|progress| progress.position >= position).await;
+    }
+
+    async fn wait(&mut self, condition: impl FnMut(&Progress) -> bool) {
+        let waiting = self.progress.wait_for(condition);
         let waited = tokio::time::timeout(SOON, waiting).await;
-        waited.expect("confirmed in time").expect("delivery runs");
+        waited.expect("it comes so far in time").expect("delivery runs");
     }
 
     fn confirmed(&self) -> Option<u64> {
-        self.confirmed.borrow().map(Position::value)
+        self.progress.borrow().position.map(Position::value)
     }
 
     /// Closes the queue and waits until all is delivered.
@@ -182,6 +194,10 @@ async fn what_the_rules_refused_is_written_down_in_its_turn() {
     let mut numbers: Vec<u64> = endpoint.accepted().iter().map(number).collect();
     numbers.dedup();
     assert_eq!(numbers, [1, 3]);
+    let resyncs = endpoint.resyncs();
+    let channels: Vec<&str> = resyncs.iter().map(|it| it.event.channel.as_str()).collect();
+    assert_eq!(channels, ["private-posts.1", "private-posts"]);
+    assert!(resyncs.iter().all(|it| it.event.data("reason") == "refused"), "{resyncs:?}");
 }
 
 #[tokio::test]
@@ -191,9 +207,9 @@ async fn a_full_disk_stops_delivery_and_confirms_nothing() {
     let rejected = RejectedFile::open("/dev/full", RejectedFile::MAX).expect("it opens");
     let session = Session::start(Deliver::new(Sink::Pusher(client, rejected), &Limits::default()));
     endpoint.choose(|_| Some(Fault::status(400)));
-    let confirmed = session.confirmed.clone();
+    let progress = session.progress.clone();
     session.send(vec![update(1, 1, &["a".to_owned()])]).await;
     let error = session.finish().await.expect_err("nothing can be written");
     assert!(matches!(error, Error::Rejected(_)), "{error}");
-    assert_eq!(*confirmed.borrow(), None);
+    assert_eq!(*progress.borrow(), Progress::default());
 }

@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use super::*;
 use crate::change::Position;
+use crate::deliver::pusher::{Problem, Server};
 use crate::deliver::rejected::Rejected;
 use crate::deliver::resyncs::Ticket;
-use crate::deliver::pusher::{Problem, Server};
 use crate::deliver::tests::notification;
 use crate::notification::{Payload, Piece, Refusal, Terms};
 
@@ -213,10 +213,7 @@ fn resyncs_and_changes_take_turns_in_a_lane_and_neither_piles_up() {
     assert!(!lanes.has_room(0) && lanes.for_resync().is_none(), "what waits still folds");
     let (settled, _) = lanes.finish(0, Verdict::Accepted, now);
     assert_eq!(start.packed.pairs, 8);
-    assert_eq!(settled.accepted, [
-        Debt::Resync(Ticket::of(1)),
-        Debt::Position(Position::new(2)),
-    ]);
+    assert_eq!(settled.accepted, [Debt::Resync(Ticket::of(1)), Debt::Position(Position::new(2)),]);
     assert!(lanes.has_room(0) && lanes.for_resync().is_some());
     lanes.start(now).expect("something is left");
     lanes.finish(0, Verdict::Retry { problem: timeout(), after: None }, now);
@@ -235,7 +232,8 @@ fn a_rule_whose_notifications_are_all_refused_stops_nothing_while_its_resyncs_ar
         let pairs = pairs(&start.packed);
         let is_bad = pairs.iter().any(|pair| !pair.is_resync);
         told += if is_bad { 0 } else { pairs.len() };
-        let verdict = if is_bad { Verdict::Reject { problem: timeout() } } else { Verdict::Accepted };
+        let verdict =
+            if is_bad { Verdict::Reject { problem: timeout() } } else { Verdict::Accepted };
         let (settled, transition) = lanes.finish(0, verdict, now);
         assert!(transition.is_none(), "{transition:?}");
         rejected += settled.rejected.len();
@@ -289,8 +287,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Poison::Everywhere),
         1 => Just(Poison::WithItsResync),
     ];
-    let push = (0..6_u64, 1..5_usize, poison)
-        .prop_map(|(id, channels, poison)| Step::Push { id, channels, poison });
+    let push = (0..6_u64, 1..5_usize, poison).prop_map(|(id, channels, poison)| Step::Push {
+        id,
+        channels,
+        poison,
+    });
     let push_refused =
         (0..6_u64, 0..5_usize).prop_map(|(id, channels)| Step::PushRefused { id, channels });
     let outcome = prop_oneof![

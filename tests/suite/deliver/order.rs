@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rowcast::change::Position;
-use rowcast::deliver::ByteSize;
 use rowcast::deliver::pusher::Server;
+use rowcast::deliver::{ByteSize, Progress};
 use rowcast::notification::Payload;
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
@@ -40,7 +40,8 @@ async fn reading_is_held_back_at_max_pending_and_delivery_goes_on() {
     });
     endpoint.wait_for_requests(25).await;
     let handed = handed.load(Ordering::Relaxed);
-    assert!(handed <= fit + 4, "{handed} were taken");
+    // Beside what may wait there is what a lane holds for its next request.
+    assert!(handed <= fit + 4 + 8 * 2, "{handed} were taken");
     endpoint.heal();
     session.wait_confirmed(300).await;
     sending.await.expect("all are handed on");
@@ -137,11 +138,11 @@ async fn random_faults_neither_lose_nor_reorder_nor_confirm_too_early() {
         endpoint.choose(move |_| passing_fault(&mut dice));
 
         let early = Arc::new(Mutex::new(Vec::new()));
-        let (mut confirmed, observed, found) =
-            (session.confirmed.clone(), endpoint.clone(), early.clone());
+        let (mut progress, observed, found) =
+            (session.progress.clone(), endpoint.clone(), early.clone());
         let observing = tokio::spawn(async move {
-            while confirmed.changed().await.is_ok() {
-                let position = confirmed.borrow_and_update().map_or(0, Position::value);
+            while progress.changed().await.is_ok() {
+                let position = progress.borrow_and_update().position.map_or(0, Position::value);
                 let accepted = observed.accepted();
                 let mut numbers: Vec<u64> = accepted.iter().map(number).collect();
                 numbers.sort_unstable();
@@ -178,8 +179,8 @@ async fn a_new_session_forgets_the_unsent_and_waits_for_what_is_on_its_way() {
     endpoint.fault(Fault::Hang);
     {
         let (handoffs, handoffs_rx) = mpsc::channel(4);
-        let (confirmed_tx, _confirmed) = watch::channel(None);
-        let abandoned = deliver.run(handoffs_rx, confirmed_tx);
+        let (progress_tx, _progress) = watch::channel(Progress::default());
+        let abandoned = deliver.run(Vec::new(), handoffs_rx, progress_tx);
         handoffs.send(handoff(vec![post(1, 1), post(2, 2)])).await.expect("room");
         tokio::select! {
             _ = abandoned => panic!("it has not delivered anything"),

@@ -255,11 +255,6 @@ impl Endpoint {
         self.wait(what, |state| condition(&state.accepted)).await;
     }
 
-    /// Waits until `condition` of the resyncs that were accepted holds.
-    pub async fn wait_for_resyncs(&self, what: &str, condition: impl Fn(&[Accepted]) -> bool) {
-        self.wait(what, |state| condition(&state.resyncs)).await;
-    }
-
     /// Waits until so many requests for occupied channels have come.
     pub async fn wait_for_lists(&self, count: usize) {
         self.wait(&format!("{count} lists"), |state| state.lists.len() >= count).await;

@@ -40,7 +40,9 @@ impl Event {
 
 pub enum Asked {
     /// Which channels that begin so are occupied.
-    Channels { prefix: String },
+    Channels {
+        prefix: String,
+    },
     Publish(Vec<Event>),
 }
 
