@@ -80,7 +80,7 @@ fn config(database: &Database, sockudo: &Sockudo) -> String {
         "[database]\nurl = '{}'\nslot = '{}'\npublication = '{}'\n\
          [pusher]\nurl = '{}'\napp_id = '{}'\nkey = '{}'\nsecret = '{}'\nserver = 'sockudo'\n\
          [run]\nstate_dir = 'state'\n\
-         [[rule]]\ntable = 'posts'\nchannels = ['posts']\n",
+         [[rule]]\ntable = 'posts'\nchannels = ['posts']\ncoalesce = false\n",
         database.url(),
         database.slot(),
         database.name,

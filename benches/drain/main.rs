@@ -211,7 +211,8 @@ fn config(database: &Database, server: &str, endpoint: &Endpoint) -> String {
         "[database]\nurl = '{}'\nslot = '{}'\npublication = '{}'\n\
          [pusher]\nurl = '{}'\napp_id = '1'\nkey = 'key'\nsecret = 'secret'\nserver = '{server}'\n\
          [run]\nstate_dir = 'state'\n\
-         [[rule]]\ntable = 'posts'\nchannels = ['private-posts.{{{{ id }}}}', 'private-posts']\n",
+         [[rule]]\ntable = 'posts'\nchannels = ['private-posts.{{{{ id }}}}', 'private-posts']\n\
+         coalesce = false\nresync = false\n",
         database.url(),
         slot(database, server),
         database.name,

@@ -28,7 +28,8 @@ await db.connect();
 
 let told;
 const joined = page.subscribe(channel);
-joined.bind(event, (data) => told(data));
+// At its first start rowcast does not know what it has missed, so it tells a resync.
+joined.bind(event, (data) => data.action === "resync" || told(data));
 await new Promise((resolve) => joined.bind("pusher:subscription_succeeded", resolve));
 
 const ms = [];

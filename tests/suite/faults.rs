@@ -46,6 +46,7 @@ impl Scene {
         let rowcast = Rowcast::new(&format!(
             "{toml}[pusher]\n{}[run]\nstate_dir = 'state'\ngrace = '2s'\n\
              [[rule]]\ntable = 'counters'\nchannels = ['counters.{{{{ id }}}}', 'counters']\n\
+             coalesce = false\nresync = false\n\
              data = {{ entity = 'counter', id = '{{{{ id }}}}', version = '{{{{ version }}}}' }}\n",
             endpoint.toml(),
         ));

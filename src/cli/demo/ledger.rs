@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::change::Timestamp;
+use crate::notification::Reason;
 
 /// One step of the application: a statement, or a transaction.
 #[derive(Debug, Default)]
@@ -57,12 +58,17 @@ pub(super) struct Accepted {
 
 /// What the ledger reads of rowcast's minimal payload.
 #[derive(Clone, Debug, Deserialize)]
-pub(super) struct Payload {
-    pub(super) entity: String,
-    pub(super) id: i64,
-    /// When the change was committed.
-    #[serde(deserialize_with = "moment")]
-    pub(super) at: Timestamp,
+#[serde(untagged)]
+pub(super) enum Payload {
+    Row {
+        entity: String,
+        id: i64,
+        /// When the last change that it stands for was committed.
+        #[serde(deserialize_with = "moment")]
+        at: Timestamp,
+    },
+    /// A resync: fetch everything of the entity again.
+    All { entity: String, reason: Reason },
 }
 
 fn moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
@@ -76,13 +82,16 @@ struct Delivery {
     event: String,
     channel: String,
     at: Timestamp,
-    latency_micros: u64,
+    /// `None` of a resync, which does not say when its changes were.
+    latency_micros: Option<u64>,
     request: usize,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     deliveries: HashMap<Row, Vec<Delivery>>,
+    /// By entity.
+    resyncs: HashMap<String, Vec<Delivery>>,
     /// Steps of which something is still on its way.
     open: Vec<Step>,
     rolled_back: Vec<RolledBack>,
@@ -104,7 +113,7 @@ pub(super) struct Finished {
     pub(super) channels: BTreeSet<String>,
     pub(super) requests: usize,
     /// The first and the last arrival after the commit; `None` if nothing was
-    /// committed.
+    /// committed, or all of it told by a resync.
     pub(super) latency_micros: Option<(u64, u64)>,
 }
 
@@ -163,11 +172,22 @@ impl Ledger {
 
     fn accept(&mut self, accepted: Accepted, arrived: Timestamp) {
         let Accepted { event, channel, payload } = accepted;
-        let at = payload.at;
+        let (entity, id, at) = match payload {
+            Payload::Row { entity, id, at } => (entity, id, at),
+            // It tells of the time before rowcast was there.
+            Payload::All { reason: Reason::Gap, .. } => return,
+            Payload::All { entity, .. } => {
+                // Who fetches now sees what was committed until now.
+                let request = self.requests;
+                let delivery =
+                    Delivery { event, channel, at: arrived, latency_micros: None, request };
+                return self.resyncs.entry(entity).or_default().push(delivery);
+            }
+        };
         let latency = arrived.unix_micros().saturating_sub(at.unix_micros());
         let latency_micros = u64::try_from(latency).unwrap_or(0);
         self.latencies_micros.push(latency_micros);
-        let row = Row { entity: payload.entity, id: payload.id };
+        let row = Row { entity, id };
         let deliveries = self.deliveries.entry(row).or_default();
         // A notification arrives once on each of its channels, together or not.
         let same = deliveries.iter().filter(|it| it.event == event && it.at == at);
@@ -179,6 +199,7 @@ impl Ledger {
         if on_channels.values().all(|count| *count <= before) {
             self.notifications += 1;
         }
+        let latency_micros = Some(latency_micros);
         deliveries.push(Delivery { event, channel, at, latency_micros, request: self.requests });
     }
 
@@ -219,8 +240,8 @@ impl Ledger {
             for delivery in deliveries {
                 channels.insert(delivery.channel.clone());
                 requests.insert(delivery.request);
+                let Some(latency) = delivery.latency_micros else { continue };
                 let (low, high) = latency_micros.unwrap_or((u64::MAX, 0));
-                let latency = delivery.latency_micros;
                 latency_micros = Some((latency.min(low), latency.max(high)));
             }
         }
@@ -234,11 +255,15 @@ impl Ledger {
         })
     }
 
-    /// The first one on each of its channels; `None` while one is missing.
+    /// The first one on each of its channels, or a resync of its entity, which
+    /// is told wherever somebody listens; `None` while one is missing.
     fn deliveries_of(&self, change: &Committed) -> Option<Vec<&Delivery>> {
-        let deliveries = self.deliveries.get(&change.row)?;
+        let deliveries = self.deliveries.get(&change.row).map_or(&[][..], Vec::as_slice);
+        let resyncs = self.resyncs.get(&change.row.entity).map_or(&[][..], Vec::as_slice);
+        let resync = resyncs.iter().find(|it| it.at >= change.since);
         let on = |channel: &String| {
-            deliveries.iter().find(|it| it.at >= change.since && it.channel == *channel)
+            let own = deliveries.iter().find(|it| it.at >= change.since && it.channel == *channel);
+            own.or(resync)
         };
         change.channels.iter().map(on).collect()
     }
@@ -290,7 +315,7 @@ mod tests {
         let event = |channel: &&str| Accepted {
             event: "PostUpdated".to_owned(),
             channel: channel.to_string(),
-            payload: Payload { entity: "post".to_owned(), id, at: at(micros) },
+            payload: Payload::Row { entity: "post".to_owned(), id, at: at(micros) },
         };
         Request { arrived: at(micros + 7), events: channels.iter().map(event).collect() }
     }
@@ -324,6 +349,30 @@ mod tests {
         assert_eq!(ledger.request(request(1, 22, &["posts.1", "posts"])).len(), 2);
         let totals = ledger.totals();
         assert_eq!((totals.changes, totals.notifications, totals.lost), (2, 1, 0));
+    }
+
+    #[test]
+    fn a_resync_speaks_of_every_change_of_its_entity_before_it_arrived() {
+        let resync = |reason: &str, micros| Request {
+            arrived: at(micros),
+            events: vec![Accepted {
+                event: "PostUpdated".to_owned(),
+                channel: "posts".to_owned(),
+                payload: serde_json::from_str(&format!(
+                    r#"{{"entity":"post","action":"resync","reason":"{reason}","count":2}}"#
+                ))
+                .unwrap(),
+            }],
+        };
+        let mut ledger = Ledger::default();
+        ledger.step(committed(1, 10));
+        ledger.step(committed(2, 20));
+        ledger.step(committed(3, 40));
+        assert!(ledger.request(resync("gap", 50)).is_empty());
+        assert_eq!(ledger.totals().lost, 3);
+        assert_eq!(ledger.request(resync("bulk", 30)).len(), 2);
+        assert_eq!(ledger.totals().lost, 1);
+        assert_eq!(ledger.totals().notifications, 0);
     }
 
     #[test]

@@ -95,12 +95,8 @@ async fn the_position_is_held_until_the_resync_behind_a_refused_notification_is_
     });
     session.send(vec![update(1, 1, &["private-bad".to_owned()])]).await;
     // The refused one, and its resync again and again.
-    crate::harness::wait::eventually(
-        crate::harness::wait::SOON,
-        "it is written down",
-        async || (setup.rejected().len() == 1).then_some(()),
-    )
-    .await;
+    let is_written_down = async || (setup.rejected().len() == 1).then_some(());
+    eventually(SOON, "it is written down", is_written_down).await;
     assert_eq!(session.confirmed(), None);
     endpoint.heal();
     session.wait_confirmed(1).await;
