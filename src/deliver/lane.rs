@@ -123,7 +123,7 @@ impl Lane {
         let changes = self.queue.iter().filter(|queued| matches!(queued.debt, Debt::Position(_)));
         let (mut pairs, mut bytes) = (0, 0);
         for Queued { notification, .. } in changes {
-            pairs += notification.channels.len();
+            pairs += notification.channels.len().max(1);
             bytes += about_bytes(notification);
         }
         pairs < capacity.batch_events.max(1) && bytes < capacity.body_bytes
@@ -254,18 +254,19 @@ impl Lane {
         if matches!(self.state, State::InFlight(_) | State::Abandoned) {
             return;
         }
+        let mut followers = Vec::new();
         while let Some(front) = self.front() {
             match &front.refusal {
                 Some(refusal) => {
                     let (reason, channels) = (refusal.to_string(), front.channels.clone());
                     (self.reason, self.refused_on) = (reason, channels);
-                    let followers = self.pop(true, settled);
-                    self.put_first(followers);
+                    followers.extend(self.pop(true, settled));
                 }
                 None if front.channels.is_empty() => drop(self.pop(false, settled)),
-                None => return,
+                None => break,
             }
         }
+        self.put_first(followers);
     }
 
     /// The endpoint took a request of another lane.

@@ -4,8 +4,11 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
+use rowcast::change::{Position, Timestamp};
 use rowcast::deliver::pusher::{Client, Problem, Server};
-use rowcast::notification::Payload;
+use rowcast::notification::{
+    ChannelClass, ChannelPattern, Handoff, Part, Payload, Reason, Resync, Terms,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
@@ -13,9 +16,11 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+use crate::harness::client::{Heard, Listener};
 use crate::harness::endpoint::Endpoint;
 use crate::harness::scratch;
 use crate::harness::sockudo::Sockudo;
+use crate::harness::wait::SOON;
 
 use super::{Setup, post, update};
 
@@ -73,6 +78,43 @@ async fn a_real_sockudo_tells_a_wrong_secret_and_a_wrong_app() {
         let problem = client.probe().await.expect_err("it is wrong");
         assert!(matches!(problem, Problem::Answered { code: 401 | 404, .. }), "{part}: {problem}");
     }
+}
+
+#[tokio::test]
+async fn a_resync_reaches_who_listens_on_a_real_sockudo_and_no_other_channel() {
+    let sockudo = Sockudo::shared().await;
+    let joined = ["private-listed.7", "private-listed.7.comments", "private-listed"];
+    let listener = Listener::join(sockudo, &joined).await;
+    let setup = Setup::of(toml::from_str(&sockudo_toml(sockudo)).expect("a valid configuration"));
+    let mut session = setup.session();
+    let by_id = vec![Part::Text("private-listed.".into()), Part::Value { dotted: false }];
+    let terms = Terms {
+        channels: vec![ChannelPattern::new(by_id, ChannelClass::Private)],
+        ..Terms::plain("listed", "post")
+    };
+    let resync = Resync {
+        terms: terms.into(),
+        reason: Reason::Truncate,
+        count: None,
+        position: Some(Position::new(1)),
+        at: Timestamp::now(),
+    };
+    let reached = Some(Position::new(1));
+    let handoff = Handoff { resyncs: vec![resync], reached, ..Handoff::default() };
+    session.handoffs.send(handoff).await.expect("delivery runs");
+    session.wait_confirmed(1).await;
+    session.finish().await.expect("all is delivered");
+    sockudo.publish(&joined, "last", &json!({})).await;
+    for channel in joined {
+        let is_last = |heard: &Heard| heard.channel == channel && heard.event == "last";
+        listener.wait_for(SOON, "the last event", is_last).await;
+    }
+    let mut heard = listener.heard();
+    heard.retain(|heard| heard.event != "last");
+    let [resync] = &heard[..] else { panic!("{heard:?}") };
+    assert_eq!((&*resync.channel, &*resync.event), ("private-listed.7", "rowcast.resync"));
+    assert_eq!(resync.data["reason"], "truncate");
+    assert!(setup.rejected().is_empty());
 }
 
 fn openssl(folder: &Path, arguments: &str) {
