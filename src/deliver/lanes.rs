@@ -45,9 +45,12 @@ impl Lanes {
         self.lanes.len()
     }
 
-    /// Whether the lane takes more changes now.
-    pub(super) fn has_room(&self, lane: usize) -> bool {
-        self.lanes[lane].has_room(self.capacity)
+    /// Whether the lane takes more changes now. While nothing may be sent, one
+    /// is enough to try by, and all else still folds.
+    pub(super) fn has_room(&self, lane: usize, now: Instant) -> bool {
+        let lane = &self.lanes[lane];
+        let is_open = self.gate.admits(now) == Admission::All;
+        lane.has_room(self.capacity) && (is_open || lane.is_empty())
     }
 
     /// A lane that takes a part of a resync now.

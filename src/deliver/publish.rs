@@ -202,7 +202,7 @@ impl Publisher {
                 }
             }
             for lane in 0..self.lanes.count() {
-                while self.lanes.has_room(lane)
+                while self.lanes.has_room(lane, now)
                     && let Some(notification) = self.coalescer.pop(lane, now)
                 {
                     has_taken = true;
@@ -327,7 +327,7 @@ impl Publisher {
     fn wake_at(&self, now: Instant) -> Option<Instant> {
         let times = [
             self.lanes.next_start(now),
-            self.coalescer.next_due(|lane| self.lanes.has_room(lane)),
+            self.coalescer.next_due(|lane| self.lanes.has_room(lane, now)),
             self.resyncs.next_due(self.lanes.for_resync().is_some()),
             (!self.coalescer.is_empty()).then_some(self.age_at),
         ];

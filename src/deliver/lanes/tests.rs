@@ -205,19 +205,27 @@ fn resyncs_and_changes_take_turns_in_a_lane_and_neither_piles_up() {
     assert_eq!(lanes.for_resync(), None);
     // A part of a resync leaves room for changes: ten pairs here.
     for number in 2..=4 {
-        assert!(lanes.has_room(0));
+        assert!(lanes.has_room(0, now));
         lanes.put(numbered(0, number, &NAMES));
     }
-    assert!(!lanes.has_room(0));
+    assert!(!lanes.has_room(0, now));
     let start = lanes.start(now).expect("it is free");
-    assert!(!lanes.has_room(0) && lanes.for_resync().is_none(), "what waits still folds");
+    assert!(!lanes.has_room(0, now) && lanes.for_resync().is_none(), "what waits still folds");
     let (settled, _) = lanes.finish(0, Verdict::Accepted, now);
     assert_eq!(start.packed.pairs, 8);
     assert_eq!(settled.accepted, [Debt::Resync(Ticket::of(1)), Debt::Position(Position::new(2)),]);
-    assert!(lanes.has_room(0) && lanes.for_resync().is_some());
+    assert!(lanes.has_room(0, now) && lanes.for_resync().is_some());
     lanes.start(now).expect("something is left");
     lanes.finish(0, Verdict::Retry { problem: timeout(), after: None }, now);
-    assert!(!lanes.has_room(0), "the request that is repeated takes nothing more");
+    assert!(!lanes.has_room(0, now), "the request that is repeated takes nothing more");
+
+    let (mut lanes, now) = self::lanes(2);
+    lanes.put(numbered(0, 1, &NAMES));
+    let start = lanes.start(now).expect("it is free");
+    lanes.finish(start.lane, Verdict::Stop { problem: timeout() }, now);
+    assert!(lanes.has_room(1, now), "the gate is tried by each lane");
+    lanes.put(numbered(1, 2, &["a"]));
+    assert!(!lanes.has_room(1, now), "what waits for the gate still folds");
 }
 
 #[test]

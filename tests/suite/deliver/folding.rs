@@ -1,5 +1,6 @@
 //! What cannot be sent yet folds, and nothing of it is lost.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use rowcast::notification::{Notification, Terms};
 
 use crate::harness::endpoint::{Accepted, Endpoint};
 
+use super::order::{Dice, passing_fault};
 use super::{Setup, number, post};
 
 fn windowed(window: Duration) -> Arc<Terms> {
@@ -81,5 +83,48 @@ async fn a_stop_waits_for_no_window() {
     let accepted = endpoint.accepted();
     for last in [19, 20] {
         assert!(accepted.iter().any(|it| number(it) == last), "{last} of {accepted:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_fails_each_channel_hears_the_last_of_each_id_last() {
+    for seed in [3, 4] {
+        let endpoint = Endpoint::start(Server::Any).await;
+        let setup = Setup::new(&endpoint).timeout_ms(150);
+        let mut session = setup.session();
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ seed);
+        endpoint.choose(move |_| passing_fault(&mut dice));
+        let terms = windowed(Duration::from_millis(5));
+        let mut dice = Dice(0x2545_f491_4f6c_dd1d ^ seed);
+        let mut last: HashMap<u64, u64> = HashMap::new();
+        let mut n = 0;
+        while n < 500 {
+            let count = 1 + dice.below(9).min(499 - n);
+            let changes: Vec<(u64, u64)> =
+                (n + 1..=n + count).map(|n| (dice.below(11), n)).collect();
+            last.extend(changes.iter().copied());
+            session.send(changes.iter().map(|(id, n)| by(&terms, post(*id, *n))).collect()).await;
+            n += count;
+        }
+        session.wait_confirmed(500).await;
+        session.finish().await.expect("all is delivered");
+
+        let mut heard: HashSet<(String, u64)> = HashSet::new();
+        let mut latest: HashMap<(u64, String), u64> = HashMap::new();
+        for accepted in endpoint.accepted() {
+            let id = accepted.event.data("id").as_u64().expect("an id");
+            let (channel, number) = (accepted.event.channel.clone(), number(&accepted));
+            let is_repeated = !heard.insert((channel.clone(), number));
+            let latest = latest.entry((id, channel)).or_default();
+            assert!(is_repeated || number >= *latest, "{number} of {id} came after {latest}");
+            *latest = number;
+        }
+        for (id, last) in last {
+            for channel in [format!("private-posts.{id}"), "private-posts".to_owned()] {
+                assert_eq!(latest.get(&(id, channel)), Some(&last), "of {id}");
+            }
+        }
+        assert!(setup.rejected().is_empty());
+        endpoint.assert_strict();
     }
 }

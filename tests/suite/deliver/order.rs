@@ -113,7 +113,7 @@ impl Dice {
     }
 }
 
-fn passing_fault(dice: &mut Dice) -> Option<Fault> {
+pub(super) fn passing_fault(dice: &mut Dice) -> Option<Fault> {
     Some(match dice.below(30) {
         0 => Fault::status(503),
         1 => Fault::Hang,
