@@ -154,9 +154,7 @@ impl Coalescer {
         if self.is_stopping {
             return due.map(|due| due.min(clock));
         }
-        // One that is due already waits for lanes, which tell when they are free.
-        let resync = self.rules.next_resync().filter(|due| *due > clock);
-        due.into_iter().chain(resync).min()
+        due.into_iter().chain(self.rules.next_resync(clock)).min()
     }
 
     /// The next resync of terms that no lane holds notifications of. Changes
@@ -232,10 +230,8 @@ impl Coalescer {
     /// With a window for each channel, a notification is split into one for
     /// each.
     fn stage(&mut self, mut notification: Notification) {
-        let is_split = notification.terms.window_by == WindowBy::Channel
-            && notification.terms.window.is_some()
-            && notification.refusal.is_none();
-        if is_split {
+        let is_by_channel = notification.terms.window_by == WindowBy::Channel;
+        if is_by_channel && fold::folds(&notification) {
             let others = notification.channels.split_off(1);
             for channel in others {
                 let other = Notification { channels: vec![channel], ..notification.clone() };
@@ -303,14 +299,14 @@ impl Coalescer {
             return;
         }
         self.gather_staged(terms, reason);
-        for notification in self.windows.remove(terms, now, &mut self.rules) {
+        for notification in self.windows.remove_all(terms, now, &mut self.rules) {
             self.rules.free(&notification);
             self.rules.owe(resync_for(&notification, reason), frontier);
         }
     }
 
     fn gather_staged(&mut self, terms: &Arc<Terms>, reason: Reason) {
-        for notification in self.staged.remove(terms) {
+        for notification in self.staged.remove_all(terms) {
             self.rules.unstage(&notification);
             self.rules.free(&notification);
             self.rules.gather(resync_for(&notification, reason));

@@ -14,6 +14,11 @@ pub(super) enum Net {
     Both,
 }
 
+/// Whether anything is folded with it.
+pub(super) fn folds(notification: &Notification) -> bool {
+    notification.terms.window.is_some() && notification.refusal.is_none()
+}
+
 /// Of two notifications in one transaction, of the same terms and event, about
 /// the same subject.
 pub(super) fn net(earlier: &Notification, later: &Notification) -> Net {
@@ -22,7 +27,10 @@ pub(super) fn net(earlier: &Notification, later: &Notification) -> Net {
         return Net::Nothing;
     }
     let action = fold(earlier.action, later.action, is_one_row);
-    match is_announced(earlier, later, action) && later.may_become(action) {
+    // Where row values name the event, each name has its listeners.
+    let is_heard = later.terms.event(later.event_index, action).is_some()
+        || (action == later.action && earlier.event == later.event);
+    match is_heard && is_announced(earlier, later, action) {
         true => Net::One(action),
         false => Net::Both,
     }

@@ -43,6 +43,11 @@ pub(super) fn address(terms: &Arc<Terms>) -> usize {
 }
 
 impl Rules {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.rules.len()
+    }
+
     pub(super) fn of(&mut self, terms: &Arc<Terms>) -> &mut Rule {
         let address = address(terms);
         if !self.rules.contains_key(&address) {
@@ -165,9 +170,11 @@ impl Rules {
         rule.owed.take()
     }
 
-    /// When the first resync that waits for its window may go.
-    pub(super) fn next_resync(&self) -> Option<Instant> {
-        self.owing.iter().filter_map(|address| self.rules[address].closed_until).min()
+    /// When the first resync that waits for its window's end may go. Others wait
+    /// for lanes, which tell when they are free.
+    pub(super) fn next_resync(&self, clock: Instant) -> Option<Instant> {
+        let ends = self.owing.iter().filter_map(|address| self.rules[address].closed_until);
+        ends.filter(|end| *end > clock).min()
     }
 
     /// Those that may collapse and may have something unsent of before.

@@ -1,10 +1,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::fold::{Net, net};
+use super::fold::{Net, folds, net};
 use super::rules::{Rules, address};
 use super::subject;
-use crate::notification::{Notification, Terms};
+use crate::notification::{EventName, Notification, Terms};
 
 /// The transaction that is being read, as far as it came.
 #[derive(Debug, Default)]
@@ -23,8 +23,9 @@ pub(super) struct Entry {
     pub(super) hash: u64,
 }
 
-/// Terms by address, the hash of entity and subject, and which event.
-type Key = (usize, u64, usize);
+/// Terms by address, the hash of entity and subject, and which event, by name too
+/// where row values name it.
+type Key = (usize, u64, usize, Option<EventName>);
 
 /// Room that is kept for the next transaction.
 const KEPT: usize = 1024;
@@ -32,28 +33,22 @@ const KEPT: usize = 1024;
 const HOLES: usize = 64;
 
 impl Staged {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Adds the notification, or what it and those before come to.
     pub(super) fn add(&mut self, mut notification: Notification, rules: &mut Rules) {
         let hash = super::hash(&notification);
-        let is_folded = notification.terms.window.is_some() && notification.refusal.is_none();
-        if is_folded {
+        if folds(&notification) {
             let key = key(&notification, hash);
             if let Some(earlier) = self.earlier(&key, &notification) {
-                match net(earlier, &notification) {
-                    Net::Nothing => {
-                        let earlier = self.remove_at(self.index[&key]);
-                        self.index.remove(&key);
-                        rules.unstage(&earlier);
-                        rules.free(&earlier);
-                        return;
-                    }
-                    Net::One(action) => {
-                        let earlier = self.remove_at(self.index[&key]);
-                        rules.unstage(&earlier);
-                        rules.free(&earlier);
-                        notification.absorb(earlier, action);
-                    }
-                    Net::Both => {}
+                let net = net(earlier, &notification);
+                if net != Net::Both {
+                    let earlier = self.remove(&key, rules);
+                    let Net::One(action) = net else { return };
+                    notification.absorb(earlier, action);
                 }
             }
             self.close_holes();
@@ -65,7 +60,7 @@ impl Staged {
     }
 
     /// Removes those of the terms that may be told by a resync.
-    pub(super) fn remove(&mut self, terms: &Arc<Terms>) -> Vec<Notification> {
+    pub(super) fn remove_all(&mut self, terms: &Arc<Terms>) -> Vec<Notification> {
         let is_of = |entry: &mut Entry| {
             let notification = &entry.notification;
             Arc::ptr_eq(&notification.terms, terms) && notification.refusal.is_none()
@@ -100,12 +95,15 @@ impl Staged {
         (subject(earlier) == subject(later)).then_some(earlier)
     }
 
-    fn remove_at(&mut self, index: usize) -> Notification {
-        let last = index + 1 == self.entries.len();
-        let entry =
-            if last { self.entries.pop() } else { self.entries.get_mut(index).map(Option::take) };
-        self.holes += usize::from(!last);
-        entry.flatten().expect("the index has no holes").notification
+    fn remove(&mut self, key: &Key, rules: &mut Rules) -> Notification {
+        let index = self.index.remove(key).expect("it was found there");
+        let is_last = index + 1 == self.entries.len();
+        let entry = if is_last { self.entries.pop() } else { Some(self.entries[index].take()) };
+        self.holes += usize::from(!is_last);
+        let removed = entry.flatten().expect("the index has no holes").notification;
+        rules.unstage(&removed);
+        rules.free(&removed);
+        removed
     }
 
     /// So that a row which is changed again and again takes no room for each.
@@ -118,12 +116,16 @@ impl Staged {
         let mut index = std::mem::take(&mut self.index);
         index.clear();
         for (at, entry) in self.entries.iter().flatten().enumerate() {
-            index.insert(key(&entry.notification, entry.hash), at);
+            if folds(&entry.notification) {
+                index.insert(key(&entry.notification, entry.hash), at);
+            }
         }
         self.index = index;
     }
 }
 
 fn key(notification: &Notification, hash: u64) -> Key {
-    (address(&notification.terms), hash, notification.event_index)
+    let Notification { terms, action, event, event_index, .. } = notification;
+    let is_constant = terms.event(*event_index, *action).is_some();
+    (address(terms), hash, *event_index, (!is_constant).then(|| event.clone()))
 }

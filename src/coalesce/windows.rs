@@ -64,6 +64,11 @@ const MAX_CLOSED: usize = 32_768;
 const LOOKBACK: usize = 64;
 
 impl Windows {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.windows.len()
+    }
+
     pub(super) fn new(lanes: usize) -> Windows {
         Windows {
             windows: HashMap::new(),
@@ -95,7 +100,7 @@ impl Windows {
         self.serial += 1;
         let oldest = &mut rules.of(&notification.terms).oldest;
         *oldest = Some(oldest.map_or(notification.at, |oldest| oldest.min(notification.at)));
-        let length = notification.terms.window.filter(|_| notification.refusal.is_none());
+        let length = notification.terms.window.filter(|_| fold::folds(&notification));
         let key = Key { hash, length };
         if length.is_some()
             && let Some(window) = self.windows.get_mut(&key)
@@ -162,26 +167,22 @@ impl Windows {
     }
 
     /// Removes what the terms have unsent and may be told by a resync.
-    pub(super) fn remove(
+    pub(super) fn remove_all(
         &mut self,
         terms: &Arc<Terms>,
         now: Instant,
         rules: &mut Rules,
     ) -> Vec<Notification> {
-        let is_of = |unsent: &Unsent| {
-            let notification = &unsent.notification;
-            Arc::ptr_eq(&notification.terms, terms) && notification.refusal.is_none()
-        };
         let mut removed = Vec::new();
         for lane in &mut self.lanes {
-            take_if(&mut lane.sending, is_of, &mut removed);
+            take_all(&mut lane.sending, terms, &mut removed);
         }
         let (lanes, closed) = (&mut self.lanes, &mut self.closed);
         self.windows.retain(|key, window| {
             if window.unsent.is_empty() {
                 return true;
             }
-            take_if(&mut window.unsent, is_of, &mut removed);
+            take_all(&mut window.unsent, terms, &mut removed);
             if !window.unsent.is_empty() {
                 return true;
             }
@@ -199,11 +200,12 @@ impl Windows {
         removed.into_iter().map(|unsent| unsent.notification).collect()
     }
 
-    /// When the oldest of what the terms have unsent was committed.
+    /// When the oldest was committed that the terms have unsent and may be told by
+    /// a resync.
     pub(super) fn oldest(&self, terms: &Arc<Terms>) -> Option<Timestamp> {
-        let unsent = self.windows.values().flat_map(|window| &window.unsent);
-        let of_terms = unsent.filter(|unsent| Arc::ptr_eq(&unsent.notification.terms, terms));
-        of_terms.map(|unsent| unsent.notification.at).min()
+        let sending = self.lanes.iter().flat_map(|lane| &lane.sending);
+        let unsent = self.windows.values().flat_map(|window| &window.unsent).chain(sending);
+        unsent.filter(|unsent| unsent.is_of(terms)).map(|unsent| unsent.notification.at).min()
     }
 
     /// All that the window has goes together; then it is closed for its length.
@@ -250,13 +252,13 @@ impl Window {
         rules: &mut Rules,
         frontier: &mut Frontier,
     ) -> bool {
-        let is_folded = notification.terms.window.is_some() && notification.refusal.is_none();
+        let folds = fold::folds(&notification);
         let recent = self.unsent.iter().enumerate().rev().take(LOOKBACK);
         let mut recent = recent.map(|(index, unsent)| (index, &unsent.notification));
         let fold = recent
             .clone()
             .find_map(|(index, earlier)| Some((index, fold::across(earlier, &notification)?)));
-        if let Some((index, action)) = fold.filter(|_| is_folded) {
+        if let Some((index, action)) = fold.filter(|_| folds) {
             let earlier = self.unsent.remove(index).expect("it was found there");
             rules.free(&notification);
             rules.free(&earlier.notification);
@@ -267,7 +269,7 @@ impl Window {
             return false;
         }
         frontier.enter(notification.position);
-        let is_counted = match is_folded {
+        let is_counted = match folds {
             true => !recent.any(|(_, other)| Arc::ptr_eq(&other.terms, &notification.terms)),
             false => notification.refusal.is_none() && notification.event_index == 0,
         };
@@ -277,18 +279,19 @@ impl Window {
     }
 }
 
-fn take_if(
-    unsent: &mut VecDeque<Unsent>,
-    is_taken: impl Fn(&Unsent) -> bool,
-    taken: &mut Vec<Unsent>,
-) {
-    if !unsent.iter().any(&is_taken) {
+impl Unsent {
+    /// Whether a resync of the terms may tell of it.
+    fn is_of(&self, terms: &Arc<Terms>) -> bool {
+        Arc::ptr_eq(&self.notification.terms, terms) && self.notification.refusal.is_none()
+    }
+}
+
+/// Moves those of the terms, and keeps the others in order.
+fn take_all(from: &mut VecDeque<Unsent>, terms: &Arc<Terms>, taken: &mut Vec<Unsent>) {
+    if !from.iter().any(|unsent| unsent.is_of(terms)) {
         return;
     }
-    for unsent_one in std::mem::take(unsent) {
-        match is_taken(&unsent_one) {
-            true => taken.push(unsent_one),
-            false => unsent.push_back(unsent_one),
-        }
-    }
+    let (of_terms, others) = std::mem::take(from).into_iter().partition(|one| one.is_of(terms));
+    *from = others;
+    taken.extend::<VecDeque<Unsent>>(of_terms);
 }
