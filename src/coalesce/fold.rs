@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::notification::{Action, Notification};
+use crate::notification::{Action, Notification, WindowBy};
 
 /// What two notifications of one transaction come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,13 +23,16 @@ pub(super) fn folds(notification: &Notification) -> bool {
 /// the same subject.
 pub(super) fn net(earlier: &Notification, later: &Notification) -> Net {
     let is_one_row = is_one_row(earlier, later);
-    if is_one_row && (earlier.action, later.action) == (Action::Created, Action::Deleted) {
+    let is_constant = later.terms.event(later.event_index, later.action).is_some();
+    // By channel, or by an event that row values name, the transaction may have
+    // deleted the row elsewhere first: it was there before.
+    let is_whole = is_one_row && is_constant && later.terms.window_by == WindowBy::Id;
+    if is_whole && (earlier.action, later.action) == (Action::Created, Action::Deleted) {
         return Net::Nothing;
     }
     let action = fold(earlier.action, later.action, is_one_row);
     // Where row values name the event, each name has its listeners.
-    let is_heard = later.terms.event(later.event_index, action).is_some()
-        || (action == later.action && earlier.event == later.event);
+    let is_heard = is_constant || (action == later.action && earlier.event == later.event);
     match is_heard && is_announced(earlier, later, action) {
         true => Net::One(action),
         false => Net::Both,

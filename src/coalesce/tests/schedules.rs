@@ -133,6 +133,9 @@ struct World {
     /// Changes of rows that were not before their transaction, up to where it
     /// deleted them.
     unseen: BTreeSet<usize>,
+    /// Changes of rows from where their transaction created them to where it
+    /// deleted them.
+    passing: BTreeSet<usize>,
     cursor: usize,
     stage: Stage,
     serial: u64,
@@ -158,6 +161,7 @@ impl World {
             script: Vec::new(),
             actions: HashMap::new(),
             unseen: BTreeSet::new(),
+            passing: BTreeSet::new(),
             cursor: 0,
             stage,
             serial: 0,
@@ -208,8 +212,15 @@ impl World {
                         let later =
                             changes.iter().filter(|(later, of)| later >= index && of == row);
                         let mut later = later.map(|(later, _)| self.actions[later]);
-                        if !before[row] && later.any(|action| action == Action::Deleted) {
+                        let is_deleted = later.any(|action| action == Action::Deleted);
+                        if is_deleted && !before[row] {
                             self.unseen.insert(*index);
+                        }
+                        let until =
+                            changes.iter().filter(|(until, of)| until <= index && of == row);
+                        let mut until = until.map(|(until, _)| self.actions[until]);
+                        if is_deleted && until.any(|action| action == Action::Created) {
+                            self.passing.insert(*index);
                         }
                     }
                     changes.clear();
@@ -313,7 +324,7 @@ impl World {
     }
 
     fn oblige(&mut self, rule: usize, index: usize, notification: &Notification) {
-        if self.unseen.contains(&index) && notification.terms.id_is_row {
+        if self.may_be_nothing(index, &notification.terms) {
             return;
         }
         for channel in &notification.channels {
@@ -329,6 +340,14 @@ impl World {
             };
             self.obligations.insert(key, obligation);
         }
+    }
+
+    fn may_be_nothing(&self, index: usize, terms: &Terms) -> bool {
+        // What was before it in the transaction may have gone out already.
+        let is_piecewise = !terms.may_collapse && self.limits.max_pending_bytes < usize::MAX;
+        let is_nothing =
+            self.unseen.contains(&index) || is_piecewise && self.passing.contains(&index);
+        terms.id_is_row && is_nothing
     }
 
     fn pop(&mut self, lane: usize) -> Option<()> {
@@ -512,7 +531,7 @@ proptest! {
             if terms.window_by == WindowBy::Channel || world.last_resync.contains_key(rule) {
                 continue;
             }
-            if world.unseen.contains(&index) && terms.id_is_row {
+            if world.may_be_nothing(index, terms) {
                 continue;
             }
             let of_event = |event_index| (*rule, event_index, id.to_string());

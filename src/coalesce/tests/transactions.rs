@@ -122,6 +122,12 @@ fn an_event_that_row_values_name_is_not_named_anew() {
 }
 
 #[test]
+fn by_channel_a_row_may_have_been_deleted_elsewhere_and_is_always_told() {
+    let terms = Arc::new(Terms { window_by: WindowBy::Channel, ..saved("post") });
+    assert_eq!(told(&terms, &[Created, Deleted]), [[Deleted], [Deleted]]);
+}
+
+#[test]
 fn what_two_rules_say_of_an_id_is_not_mixed() {
     let (one, other) = (Arc::new(saved("post")), Arc::new(saved("post")));
     let mut stage = Stage::new(AMPLE);
