@@ -250,8 +250,8 @@ impl Coalescer {
             self.rules.unstage(&notification);
             if notification.refusal.is_none() && self.rules.of(&terms).is_told_by_resync() {
                 self.rules.free(&notification);
-                let resync = resync_for(&notification, Reason::Bulk);
-                self.owe(resync, now, frontier);
+                frontier.enter(notification.position);
+                self.rules.owe(resync_for(&notification, Reason::Bulk), frontier);
                 continue;
             }
             self.windows.add(notification, entry.hash, now, &mut self.rules, frontier);

@@ -124,6 +124,9 @@ enum Popped {
     Resync(Resync),
 }
 
+/// Entity, id and length.
+type WindowOf = (Arc<str>, Box<str>, Option<Duration>);
+
 struct World {
     limits: Limits,
     rules: [Arc<Terms>; RULES],
@@ -145,7 +148,7 @@ struct World {
     popped: Vec<(u64, Popped)>,
     owed: BTreeMap<usize, u64>,
     /// Of each window: the serial number of the last change told.
-    told: HashMap<(Arc<str>, Box<str>, Option<Duration>), usize>,
+    told: HashMap<WindowOf, usize>,
     /// Of each rule, event and subject: the last one told.
     last_told: HashMap<(usize, usize, String), usize>,
     last_resync: HashMap<usize, u64>,
