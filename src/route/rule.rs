@@ -114,8 +114,13 @@ impl Rule {
         self.tables.iter().any(|pattern| pattern.exact().as_ref() == Some(table))
     }
 
-    /// Whether an id is one row's: the primary key, or that column alone.
+    /// Whether an id is one row's: the primary key, or that column alone, and
+    /// each of its changes is announced. A row whose DELETE `when` does not let
+    /// pass, and which is made and deleted again, has not come to nothing.
     pub(super) fn id_is_row(&self, relation: &Relation) -> bool {
+        if self.when.is_some() {
+            return false;
+        }
         let Some(id) = &self.id else { return !relation.primary_key.is_empty() };
         let ([Part::Column(Scope::Row, name)], [key]) = (&*id.parts, &*relation.primary_key) else {
             return false;
