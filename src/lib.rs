@@ -26,12 +26,14 @@
 //! - [`deliver`]: lanes, requests, retries; what is refused for good is written
 //!   to a file.
 //! - [`acknowledge`]: the frontier, which says what may be confirmed. Pure.
+//! - [`state`]: what outlives the process: how far a slot was confirmed, and the
+//!   resyncs that are owed.
 //! - [`postgres`]: ordinary Postgres: connecting, and what setup makes and
 //!   checks.
 //! - [`config`]: the file; [`cli`]: the command line; [`observe`]: the log;
 //!   [`secret`]: text that must not be printed; [`chain`]: an error with its
 //!   causes; [`backoff`]: waits between attempts; [`duration`]: how they are
-//!   written.
+//!   written; [`failpoint`]: where a test may end the process.
 //!
 //! # Invariants
 //!
@@ -42,7 +44,8 @@
 //!    that it has wholly handed on. A commit, an idle keepalive and a stop take
 //!    the same path, and only [`acknowledge::Frontier`] decides.
 //! 3. At each connect the queues are new and the frontier is empty. A session
-//!    confirms only positions that it received itself.
+//!    confirms only positions that it received itself, or where it was told to
+//!    begin.
 //! 4. Status updates are driven by time and never wait behind a full queue or a
 //!    slow endpoint.
 //! 5. Notifications of one (entity, id) are sent one request after the other,
@@ -62,6 +65,7 @@ pub mod coalesce;
 pub mod config;
 pub mod deliver;
 pub mod duration;
+pub mod failpoint;
 pub mod notification;
 pub mod observe;
 pub mod pipeline;
@@ -69,3 +73,4 @@ pub mod postgres;
 pub mod route;
 pub mod secret;
 pub mod source;
+pub mod state;
