@@ -4,15 +4,20 @@
 //! ```text
 //!  Session ──Batch──▶ route ──Handoff──▶ Deliver ──▶ endpoint
 //!     ▲                                     │
-//!     └────────────── Position ◀────────────┘
+//!     └──── Position ◀── Keeper ◀── Progress
 //! ```
+//!
+//! A session goes on where the one before ended, or else every page is told to
+//! fetch again: `continuity` says which. The keeper writes down how far it was,
+//! before the session confirms that.
 //!
 //! The queues live as long as the connection to Postgres. To stop, the session
 //! stops reading and drops its end; each stage finishes what it holds and drops
-//! its own; when `Deliver` is done, the session confirms the last position and
-//! closes. Where the connection broke, what was not delivered is forgotten: the
+//! its own; when `Deliver` is done, the keeper writes the last position, the
+//! session confirms it and closes. Where the connection broke, what was not delivered is forgotten: the
 //! server sends it again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,18 +28,28 @@ use tokio_postgres::Client;
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
-use crate::change::{Batch, Item, Lsn, Position, Relation};
+use crate::change::{Batch, Item, Lsn};
+use crate::config::OnSlotLoss;
 use crate::deliver::{Deliver, Progress};
-use crate::notification::Handoff;
+use crate::notification::{Handoff, Reason, Resync};
 use crate::postgres::{self, Connection, SlotName};
 use crate::route::{self, Router, Rules};
-use crate::source::wal::{self, Session, SlotChoice};
+use crate::source::wal::{self, Session};
+use crate::state::{State, StateFile};
 
+mod continuity;
 mod error;
 mod inspection;
-pub use error::Error;
+mod keeper;
+mod lookout;
+mod opening;
+
+pub use error::{Error, Shed};
 use inspection::{Inspection, Told};
 pub use inspection::{Refused, needs_of};
+use keeper::Keeper;
+use lookout::{Lookout, OldTransaction};
+use opening::Opened;
 
 /// Batches and handoffs under way between two stages. Each holds about what one
 /// read of the stream brought.
@@ -50,6 +65,9 @@ const SLOT_POLL: Duration = Duration::from_secs(1);
 /// The longest wait between attempts to connect: a page is stale for so long
 /// after Postgres is back.
 const RECONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// What resyncs that are owed at a session's start stand for was committed
+/// before: so long it may take until it is visible to the pages' requests.
+const OWED_AFTER: Duration = Duration::from_secs(1);
 /// A session that lasted this long was no failure to connect.
 const SETTLED: Duration = Duration::from_secs(5);
 
@@ -63,6 +81,12 @@ pub struct Options {
     pub grace: Duration,
     /// How often the database is looked at while changes stream.
     pub inspect_every: Duration,
+    /// Where it is kept what was delivered. `None` for what begins anew each time.
+    pub state: Option<StateFile>,
+    pub on_slot_loss: OnSlotLoss,
+    /// How much log may wait for us, in bytes, before changes are passed over.
+    /// `None`: as much as the server allows, within reason.
+    pub max_retained_wal: Option<u64>,
 }
 
 pub enum Slot {
@@ -95,15 +119,15 @@ impl Slot {
 ///
 /// # Errors
 /// What keeps it from starting and will not pass by itself. Once it has
-/// streamed, only [`Error::Deliver`] ends it: everything else may be mended
-/// while it waits, with the position held. Not so with `once`, for which nobody
-/// waits.
+/// streamed, only [`Error::Deliver`], [`Error::OtherSystem`] and
+/// [`Error::SlotLost`] end it: everything else may be mended while it waits, with
+/// the position held. Not so with `once`, for which nobody waits.
 pub async fn run(
     options: &Options,
     deliver: &mut Deliver,
     shutdown: watch::Receiver<bool>,
 ) -> Result<End, Error> {
-    let mut pipeline = Pipeline { options, told: Told::default(), until: None };
+    let mut pipeline = Pipeline { options, told: Told::default(), until: None, pass_over: None };
     let mut backoff = Backoff::up_to(RECONNECT_WITHIN);
     let mut has_streamed = false;
     let mut last_failure = String::new();
@@ -114,7 +138,7 @@ pub async fn run(
             () = stopped(shutdown.clone()) => break,
         };
         let failure = match opened {
-            Ok(open) => {
+            Ok(Opened::Streaming(open)) => {
                 has_streamed = true;
                 let since = Instant::now();
                 // What breaks again and again is announced once, and so is why.
@@ -124,7 +148,6 @@ pub async fn run(
                 }
                 match pipeline.stream(open, deliver, announce_at, shutdown.clone()).await {
                     Ok(end) => return Ok(end),
-                    Err(failure @ Error::Deliver(_)) => return Err(failure),
                     Err(failure) => {
                         broke_at_once = since.elapsed() < SETTLED;
                         if !broke_at_once {
@@ -135,12 +158,23 @@ pub async fn run(
                     }
                 }
             }
+            Ok(Opened::SlotGone(gone)) => {
+                match pipeline.remake(gone, stopped(shutdown.clone())).await {
+                    Ok(true) => continue,
+                    Ok(false) => break,
+                    Err(failure) => failure,
+                }
+            }
             Err(failure) => {
                 broke_at_once = false;
                 failure
             }
         };
-        let may_wait = has_streamed && !options.once;
+        if failure.is_final() {
+            return Err(failure);
+        }
+        let is_made_up_for = pipeline.makes_up_for(&failure).await;
+        let may_wait = has_streamed && !options.once || is_made_up_for;
         if !may_wait && !failure.is_transient() {
             return Err(failure);
         }
@@ -148,7 +182,10 @@ pub async fn run(
         // Said once, not at every attempt.
         let text = failure.in_full();
         if text != last_failure {
-            failure.tell(&options.slot, wait);
+            match is_made_up_for {
+                true => failure.tell_made_up_for(),
+                false => failure.tell(&options.slot, wait),
+            }
             last_failure = text;
         }
         tokio::select! {
@@ -169,67 +206,72 @@ struct Pipeline<'a> {
     told: Told,
     /// Where `--once` ends: what was committed when the first connection began.
     until: Option<Lsn>,
+    /// Why the next session leaves out what was committed before it.
+    pass_over: Option<Reason>,
 }
 
 /// A connection that streams, and an ordinary one to watch the database by.
 struct Open {
     session: Session,
     connection: Connection,
-    /// The tables as the catalog had them.
-    relations: Vec<Relation>,
+    /// Knows the tables as the catalog had them.
+    router: Router,
+    /// What is recorded, where anything is.
+    state: Option<State>,
+    owed: Vec<Resync>,
+    publication: BTreeSet<Box<str>>,
+    max_retained_wal: u64,
 }
 
 impl Pipeline<'_> {
-    async fn open(&mut self) -> Result<Open, Error> {
-        let options = self.options;
-        let dsn = options.database.dsn();
-        let connection =
-            postgres::connect(&dsn, postgres::APPLICATION_NAME).await.map_err(Error::Connect)?;
-        let inspection = inspect(&connection.client, options).await?;
-        inspection.accept()?;
-        self.told.warn(&inspection);
-        if options.once && self.until.is_none() {
-            self.until = Some(current_lsn(&connection).await.map_err(Error::Inspect)?);
-        }
-        let rules = options.rules.clone();
-        let relations = inspection.relations();
-        let slot = options.slot.name(&options.database).clone();
-        let slot = match &options.slot {
-            Slot::Configured => SlotChoice::Named(slot),
-            Slot::Temporary(_) => SlotChoice::Temporary(slot),
+    /// Where changes never come because of the failure, pages are to fetch again.
+    /// Returns whether that is all it takes to go on.
+    async fn makes_up_for(&mut self, failure: &Error) -> bool {
+        let reason = match failure {
+            Error::Shed(_) => Reason::Shed,
+            Error::Source(wal::Error::Publication { .. })
+                if self.options.on_slot_loss == OnSlotLoss::Resync =>
+            {
+                Reason::Gap
+            }
+            Error::Refused(refused) => {
+                if !refused.is_harmless() {
+                    self.owe_gap().await;
+                }
+                return false;
+            }
+            _ => return false,
         };
-        let session = Session::open(wal::Options {
-            // What was inspected, and is watched, is the server that streams.
-            dsn: dsn.only(&connection.host),
-            slot,
-            publication: options.database.publication.clone(),
-            wal_sender_timeout: inspection.wal_sender_timeout(),
-            catalog: relations.clone(),
-            wanted: Box::new(move |relation| rules.wanted(relation)),
-            until: self.until,
-        })
-        .await?;
-        Ok(Open { session, connection, relations })
+        if self.options.state.is_none() {
+            return false;
+        }
+        self.pass_over = Some(reason);
+        true
     }
 
     /// One connection's life, from the first change to the last confirmation.
     async fn stream(
         &mut self,
-        open: Open,
+        open: Box<Open>,
         deliver: &mut Deliver,
         announce_at: Instant,
         shutdown: watch::Receiver<bool>,
     ) -> Result<End, Error> {
         let (changes_tx, changes_rx) = mpsc::channel(QUEUE);
         let (handoffs_tx, handoffs_rx) = mpsc::channel(QUEUE);
-        let (confirmed_tx, confirmed_rx) = watch::channel(None);
         let (progress_tx, progress_rx) = watch::channel(Progress::default());
-        tokio::spawn(confirm(progress_rx, confirmed_tx));
+        let (confirmed_tx, confirmed_rx) = watch::channel(None);
         let (stop_tx, stop_rx) = watch::channel(false);
-        let mut source = tokio::spawn(open.session.run(changes_tx, confirmed_rx, stop_rx));
-        let mut router = Router::new(self.options.rules.clone());
-        router.learn(&open.relations);
+        let Open { session, connection, router, state, owed, publication, max_retained_wal } =
+            *open;
+        let mut source = tokio::spawn(session.run(changes_tx, confirmed_rx, stop_rx));
         let routing = tokio::spawn(route(router, changes_rx, handoffs_tx));
+        let keeping = match self.options.state.clone().zip(state) {
+            Some((file, state)) => {
+                tokio::spawn(Keeper::new(file, state).run(progress_rx, confirmed_tx))
+            }
+            None => tokio::spawn(keeper::pass_on(progress_rx, confirmed_tx)),
+        };
 
         let mut source_ended = None;
         let mut failure = None;
@@ -243,8 +285,21 @@ impl Pipeline<'_> {
             announce();
         }
         let delivered = {
-            let delivering = deliver.run(Vec::new(), handoffs_rx, progress_tx);
-            let watching = watch_database(open.connection, self.options, &mut self.told);
+            let delivering = async {
+                if !owed.is_empty() {
+                    sleep(OWED_AFTER).await;
+                }
+                deliver.run(owed, handoffs_rx, progress_tx).await
+            };
+            let lookout = Lookout {
+                options: self.options,
+                connection,
+                told: &mut self.told,
+                publication,
+                max_retained_wal,
+                old_transaction: OldTransaction::default(),
+            };
+            let watching = lookout.run();
             let stopping = stopped(shutdown);
             tokio::pin!(delivering, watching, stopping);
             loop {
@@ -264,9 +319,14 @@ impl Pipeline<'_> {
                         is_announced = true;
                     }
                     error = &mut watching, if failure.is_none() => {
+                        // What is shed is not waited for.
+                        let grace = match error {
+                            Error::Shed(_) => Duration::ZERO,
+                            _ => SERVER_SHUTDOWN_GRACE,
+                        };
                         failure = Some(error);
                         stop_tx.send_replace(true);
-                        deadline = Some(Instant::now() + SERVER_SHUTDOWN_GRACE);
+                        deadline = Some(Instant::now() + grace);
                     }
                     () = &mut stopping, if deadline.is_none() => {
                         info!("stopping: delivering what was read");
@@ -278,7 +338,8 @@ impl Pipeline<'_> {
                 }
             }
         };
-        // `progress_tx` is gone now, so the session ends the stream.
+        // `progress_tx` is gone now, so the keeper writes the last position, and the
+        // session confirms it and ends the stream.
         let source_ended = match source_ended {
             Some(ended) => ended,
             None => match timeout(CLOSE_GRACE, &mut source).await {
@@ -289,6 +350,7 @@ impl Pipeline<'_> {
                 }
             },
         };
+        result_of(keeping.await);
         // Its input is closed. Why it ended before, or that it panicked, would
         // else look like the end of all changes.
         let routed = result_of(routing.await);
@@ -318,51 +380,12 @@ async fn inspect(client: &Client, options: &Options) -> Result<Inspection, Error
     }
 }
 
-async fn current_lsn(connection: &Connection) -> Result<Lsn, tokio_postgres::Error> {
-    let row = connection.client.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await?;
-    let text: &str = row.get(0);
-    Ok(text.parse().expect("Postgres prints an LSN as one"))
-}
-
 /// What a task returned. Its panic goes on here.
 fn result_of<T>(ended: Result<T, JoinError>) -> T {
     match ended.map_err(JoinError::try_into_panic) {
         Ok(result) => result,
         Err(Ok(panic)) => std::panic::resume_unwind(panic),
         Err(Err(_)) => unreachable!("nobody aborts a task and then waits for it"),
-    }
-}
-
-/// Returns when the database closes the connection or is no longer as the rules
-/// need it, and says which.
-async fn watch_database(connection: Connection, options: &Options, told: &mut Told) -> Error {
-    let Connection { client, mut end, .. } = connection;
-    loop {
-        tokio::select! {
-            // A server that shuts down tells here at once, and waits for the
-            // stream to be closed.
-            error = end.closed() => return Error::Disconnected(error),
-            () = sleep(options.inspect_every) => {}
-        }
-        match inspect(&client, options).await {
-            Ok(inspection) => {
-                if let Err(refused) = inspection.accept() {
-                    return refused.into();
-                }
-                told.warn(&inspection);
-            }
-            Err(error) => return error,
-        }
-    }
-}
-
-/// Hands on what may be confirmed, until delivery is over.
-async fn confirm(
-    mut progress: watch::Receiver<Progress>,
-    confirmed: watch::Sender<Option<Position>>,
-) {
-    while progress.changed().await.is_ok() {
-        confirmed.send_replace(progress.borrow_and_update().position);
     }
 }
 

@@ -2,14 +2,16 @@
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
 
 use super::{Global, rules, signal};
 use crate::config::Loaded;
-use crate::deliver::{Deliver, RejectedFile, Sink, pusher};
+use crate::deliver::{ByteSize, Deliver, RejectedFile, Sink, pusher};
 use crate::pipeline::{self, End, Slot};
+use crate::state::StateFile;
 
 /// What was refused holds data of rows.
 const OWNER_ONLY: u32 = 0o700;
@@ -33,7 +35,9 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
     let loaded = global.load_config()?;
     let rules = Arc::new(rules::compile(&loaded)?);
-    let mut deliver = Deliver::new(sink(&loaded)?, &loaded.config.limits);
+    let folder = state_dir(&loaded)?;
+    let state = StateFile::open(folder, loaded.config.database.slot.as_str())?;
+    let mut deliver = Deliver::new(sink(&loaded, folder)?, &loaded.config.limits);
     let options = pipeline::Options {
         database: loaded.config.database.clone(),
         slot: Slot::Configured,
@@ -41,6 +45,9 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
         once: args.once,
         grace: loaded.config.run.grace,
         inspect_every: loaded.config.run.inspect_every.get(),
+        state: Some(state),
+        on_slot_loss: loaded.config.run.on_slot_loss,
+        max_retained_wal: loaded.config.limits.max_retained_wal.map(ByteSize::bytes),
     };
     let end = pipeline::run(&options, &mut deliver, signal::shutdown()?)
         .await
@@ -57,15 +64,20 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
     }
 }
 
-fn sink(loaded: &Loaded) -> anyhow::Result<Sink> {
-    let client = pusher::Client::new(&loaded.config.pusher)
-        .map_err(|error| loaded.refuse_option(&format!("pusher.{}", error.option()), &error))?;
+/// The folder of the state, made if it is not there.
+fn state_dir(loaded: &Loaded) -> anyhow::Result<&Path> {
     let folder = &loaded.config.run.state_dir;
     DirBuilder::new()
         .recursive(true)
         .mode(OWNER_ONLY)
         .create(folder)
         .with_context(|| format!("cannot make the state folder {}", folder.display()))?;
+    Ok(folder)
+}
+
+fn sink(loaded: &Loaded, folder: &Path) -> anyhow::Result<Sink> {
+    let client = pusher::Client::new(&loaded.config.pusher)
+        .map_err(|error| loaded.refuse_option(&format!("pusher.{}", error.option()), &error))?;
     let path = folder.join("rejected.jsonl");
     Ok(Sink::Pusher(client, RejectedFile::open(path, RejectedFile::MAX)?))
 }

@@ -5,7 +5,8 @@ use std::process;
 use std::sync::Arc;
 
 use super::{Global, rules, signal};
-use crate::deliver::{Deliver, Format, Sink, Stdout};
+use crate::config::OnSlotLoss;
+use crate::deliver::{ByteSize, Deliver, Format, Sink, Stdout};
 use crate::pipeline::{self, Slot};
 
 /// Prints each notification as it would be sent, from now on
@@ -37,6 +38,9 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
         once: false,
         grace: loaded.config.run.grace,
         inspect_every: loaded.config.run.inspect_every.get(),
+        state: None,
+        on_slot_loss: OnSlotLoss::Stop,
+        max_retained_wal: loaded.config.limits.max_retained_wal.map(ByteSize::bytes),
     };
     pipeline::run(&options, &mut deliver, signal::shutdown()?)
         .await

@@ -1,3 +1,4 @@
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
@@ -6,10 +7,10 @@ use tracing::{error, warn};
 use super::{Refused, Slot};
 use crate::chain;
 use crate::deliver;
-use crate::postgres::ConnectError;
+use crate::postgres::{ConnectError, PublicationName, SlotName};
 use crate::route;
-use crate::source::wal;
-use crate::source::wal::connection;
+use crate::source::wal::{self, MakeSlotError, connection};
+use crate::state::StateError;
 
 /// Why nothing streams, or is delivered.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +31,36 @@ pub enum Error {
     Deliver(#[from] deliver::Error),
     #[error("Postgres closed the connection")]
     Disconnected(#[source] Option<tokio_postgres::Error>),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(
+        "the database belongs to system {found}, and slot {slot} was read from system {recorded} \
+         until now: it is another cluster, not a copy"
+    )]
+    OtherSystem { recorded: Box<str>, found: Box<str>, slot: SlotName, state: PathBuf },
+    /// And on_slot_loss says to stop.
+    #[error("{0}\n\nerror: changes are lost with the slot, and on_slot_loss is \"stop\"")]
+    SlotLost(Refused),
+    #[error("slot {0} was dropped just now")]
+    SlotVanished(SlotName),
+    #[error(transparent)]
+    MakeSlot(#[from] MakeSlotError),
+    #[error("publication {0} was altered")]
+    PublicationAltered(PublicationName),
+    #[error(transparent)]
+    Shed(#[from] Shed),
+}
+
+/// Postgres keeps too much log for us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "Postgres keeps {} MiB of log that is not delivered, more than the {} MiB of max_retained_wal",
+    lag_bytes >> 20,
+    max_bytes >> 20
+)]
+pub struct Shed {
+    pub lag_bytes: u64,
+    pub max_bytes: u64,
 }
 
 impl Error {
@@ -38,10 +69,25 @@ impl Error {
         match self {
             Error::Connect(error) => error.is_transient(),
             Error::Inspect(error) => error.code().is_none_or(passes),
-            Error::InspectTimeout | Error::Disconnected(_) => true,
-            Error::Refused(_) | Error::Renamed(_) | Error::Deliver(_) => false,
+            Error::InspectTimeout
+            | Error::Disconnected(_)
+            | Error::SlotVanished(_)
+            | Error::PublicationAltered(_)
+            | Error::Shed(_) => true,
+            Error::Refused(_)
+            | Error::Renamed(_)
+            | Error::Deliver(_)
+            | Error::State(_)
+            | Error::OtherSystem { .. }
+            | Error::SlotLost(_) => false,
             Error::Source(error) => error.is_transient(),
+            Error::MakeSlot(error) => error.is_transient(),
         }
+    }
+
+    /// Whether it ends rowcast, whatever was streamed before.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(self, Error::Deliver(_) | Error::OtherSystem { .. } | Error::SlotLost(_))
     }
 
     pub(super) fn is_slot_in_use(&self) -> bool {
@@ -49,7 +95,7 @@ impl Error {
     }
 
     /// Whether the slot keeps all that is committed until this is mended.
-    fn is_harmless(&self) -> bool {
+    pub(super) fn is_harmless(&self) -> bool {
         match self {
             Error::Refused(refused) => refused.is_harmless(),
             Error::Source(wal::Error::Publication { .. }) => false,
@@ -63,7 +109,13 @@ impl Error {
             | Error::InspectTimeout
             | Error::Renamed(_)
             | Error::Deliver(_)
-            | Error::Disconnected(_) => true,
+            | Error::Disconnected(_)
+            | Error::State(_)
+            | Error::OtherSystem { .. }
+            | Error::PublicationAltered(_) => true,
+            Error::SlotLost(_) | Error::SlotVanished(_) | Error::MakeSlot(_) | Error::Shed(_) => {
+                false
+            }
         }
     }
 
@@ -74,16 +126,38 @@ impl Error {
             Error::Source(error) => error.hint(),
             Error::Refused(refused) => refused.hint(),
             Error::Renamed(renamed) => Some(renamed.hint()),
+            Error::OtherSystem { slot, state, .. } => Some(format!(
+                "check [database] url; if the change is meant, or two databases share a state \
+                 folder and the slot's name {slot}: another [run] state_dir or [database] slot, \
+                 or remove {}, and pages are told to fetch again",
+                state.display()
+            )),
+            Error::SlotLost(_) => Some(
+                "on_slot_loss = \"resync\" under [run] makes the slot again and tells all pages to \
+                 fetch again"
+                    .to_owned(),
+            ),
+            Error::MakeSlot(error) => error.hint(),
             Error::Inspect(_)
             | Error::InspectTimeout
             | Error::Disconnected(_)
-            | Error::Deliver(_) => None,
+            | Error::Deliver(_)
+            | Error::State(_)
+            | Error::SlotVanished(_)
+            | Error::PublicationAltered(_)
+            | Error::Shed(_) => None,
         }
     }
 
     /// With its causes.
     pub(super) fn in_full(&self) -> String {
         chain::line(self)
+    }
+
+    /// Logs that changes never come, which pages are told.
+    pub(super) fn tell_made_up_for(&self) {
+        let text = self.in_full();
+        warn!("{text}: these changes are passed over, and pages are told to fetch again instead");
     }
 
     /// Logs what keeps changes from streaming until the next attempt.
@@ -93,7 +167,7 @@ impl Error {
             Slot::Configured if self.is_harmless() => {
                 "; nothing is lost: the slot keeps what was not delivered"
             }
-            Slot::Configured => "",
+            Slot::Configured => "; after that, pages are told to fetch again",
             Slot::Temporary(_) => "; what is committed meanwhile is not shown",
         };
         if let Error::Refused(refused) = self {

@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -65,6 +65,12 @@ impl Refused {
         }
     }
 
+    /// Whether all that is wrong is that there is no slot, or only a lost one.
+    pub(super) fn is_slot_gone(&self) -> bool {
+        let gone = |finding: &Finding| matches!(finding.kind, Kind::SlotMissing | Kind::SlotLost);
+        self.problems.is_empty() && self.findings.iter().all(gone)
+    }
+
     /// Whether the slot keeps all that is committed until this is mended.
     pub(super) fn is_harmless(&self) -> bool {
         self.findings.iter().all(|finding| is_harmless(finding.kind))
@@ -125,6 +131,20 @@ impl Inspection {
 
     pub(super) fn relations(&self) -> Vec<Relation> {
         self.snapshot.relations()
+    }
+
+    /// As in [`State::publication`](crate::state::State::publication).
+    pub(super) fn publication(&self) -> BTreeSet<Box<str>> {
+        self.snapshot.publication.as_ref().map(|it| it.parts.clone()).unwrap_or_default()
+    }
+
+    pub(super) fn has_slot(&self) -> bool {
+        self.snapshot.slot.is_some()
+    }
+
+    /// How much log slots may hold back, in bytes; `None`: until the disk is full.
+    pub(super) fn max_slot_wal_keep_size(&self) -> Option<u64> {
+        self.snapshot.server.max_slot_wal_keep_size
     }
 
     /// Zero if the server waits for ever.

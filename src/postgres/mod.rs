@@ -2,6 +2,7 @@
 //! is ([`Dsn`]), how it is reached ([`connect`]), and what it
 //! answers when something is wrong ([`ConnectError`]).
 
+pub mod blockers;
 pub mod catalog;
 pub mod checks;
 pub(crate) mod connect;
@@ -9,6 +10,7 @@ pub(crate) mod dial;
 pub(crate) mod dsn;
 mod error;
 pub mod identity;
+pub mod lag;
 mod names;
 pub mod need;
 pub mod plan;

@@ -1,5 +1,7 @@
 //! The publication: which tables' changes the server sends.
 
+use std::collections::BTreeSet;
+
 use tokio_postgres::{Client, Error};
 
 use crate::change::TableName;
@@ -26,6 +28,9 @@ pub struct Publication {
     /// By schema and name.
     pub tables: Vec<PublishedTable>,
     pub age: Age,
+    /// Names of the publication itself and of each table and schema in it: one
+    /// that was altered, or taken out and put back, has another name.
+    pub parts: BTreeSet<Box<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +114,7 @@ pub async fn read(
             (Some(_), Some(_)) => Age::PerhapsNewer,
             _ => Age::NoSlot,
         },
+        parts: boxed(row.try_get("parts")?).into_iter().collect(),
     }))
 }
 
@@ -158,6 +164,12 @@ SELECT pg_get_userbyid(p.pubowner)::text AS owner, p.puballtables,
            ORDER BY 1
        ) AS schemas,
        p.xmin::text::bigint AS xmin,
+       ARRAY(
+           SELECT p.oid::text || '/' || p.xmin::text
+           UNION ALL
+           SELECT d.objid::text FROM pg_depend d
+           WHERE d.refclassid = 'pg_publication'::regclass AND d.refobjid = p.oid
+       ) AS parts,
        (SELECT s.catalog_xmin::text::bigint FROM pg_replication_slots s
         WHERE s.slot_name::text = $2) AS catalog_xmin
 FROM pg_publication p

@@ -1,6 +1,7 @@
 //! What rules need of a table: which columns, and which of them in old rows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::rule::Rule;
 use super::view::Scope;
@@ -32,6 +33,10 @@ impl TableNeeds<'_> {
 }
 
 impl Rules {
+    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.rules.iter().map(|rule| &rule.name)
+    }
+
     /// Each table that a rule takes, in the order of `relations`.
     pub fn tables<'a>(&self, relations: &'a [Relation]) -> Vec<TableNeeds<'a>> {
         relations.iter().filter_map(|relation| self.needs(relation)).collect()

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, sync::Arc, time::Duration};
 use rowcast::{
     change::{Batch, Change, Item, Lsn, Operation, Position, Relation, Value},
     postgres::catalog,
-    source::wal::{Error, Options, Session, SlotChoice},
+    source::wal::{Error, Options, Session, SlotChoice, connection::ReplicationConnection},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -57,9 +57,11 @@ impl Streaming {
             wanted: Box::new(move |relation: &Relation| {
                 relation.columns.iter().map(|column| wanted.contains(&&*column.name)).collect()
             }),
+            start: None,
             until: None,
         };
-        let session = Session::open(options).await.unwrap();
+        let connection = ReplicationConnection::connect(&options.dsn, "wal").await.unwrap();
+        let session = Session::open(connection, options).await.unwrap();
         let (changes_tx, changes) = mpsc::channel(2);
         let (confirmed, confirmed_rx) = watch::channel(None);
         let (stop, stop_rx) = watch::channel(false);

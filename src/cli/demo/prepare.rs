@@ -8,7 +8,7 @@ use serde::Deserialize;
 use tokio::time::sleep;
 
 use crate::change::Relation;
-use crate::config::InspectEvery;
+use crate::config::{InspectEvery, OnSlotLoss};
 use crate::deliver::pusher::{self, Client};
 use crate::deliver::{Deliver, Limits, RejectedFile, Sink};
 use crate::pipeline::{self, needs_of};
@@ -62,6 +62,9 @@ pub(super) async fn prepare(cluster: &Cluster, endpoint: &Endpoint) -> anyhow::R
         once: false,
         grace: GRACE,
         inspect_every: InspectEvery::default().get(),
+        state: None,
+        on_slot_loss: OnSlotLoss::Stop,
+        max_retained_wal: None,
     };
     Ok(Prepared { options, deliver, application })
 }

@@ -47,6 +47,17 @@ pub struct CopyBoth {
     pub inbox: BytesMut,
 }
 
+/// Which cluster it is, and how far it has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct System {
+    /// Made by initdb, and the same for all copies.
+    pub identifier: Box<str>,
+    /// Another one after each promotion.
+    pub timeline: u32,
+    /// The end of its log.
+    pub end: Lsn,
+}
+
 /// Whether a slot outlives the session that makes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Persistence {
@@ -117,6 +128,53 @@ impl ReplicationConnection {
         consistent_point().ok_or(Error::Answer { command: "CREATE_REPLICATION_SLOT" })
     }
 
+    /// Drops a slot that nobody uses.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSlot`], [`Error::SlotInUse`].
+    pub async fn drop_slot(&mut self, slot: &SlotName) -> Result<(), Error> {
+        let command = format!("DROP_REPLICATION_SLOT {}", quote_identifier(slot.as_str()));
+        self.query(&command).await.map_err(|error| error.about(slot))?;
+        Ok(())
+    }
+
+    pub async fn identify_system(&mut self) -> Result<System, Error> {
+        let rows = self.query("IDENTIFY_SYSTEM").await?;
+        let column = |index: usize| rows.first()?.get(index)?.as_deref();
+        let system = || {
+            Some(System {
+                identifier: column(0)?.into(),
+                timeline: column(1)?.parse().ok()?,
+                end: column(2)?.parse().ok()?,
+            })
+        };
+        system().ok_or(Error::Answer { command: "IDENTIFY_SYSTEM" })
+    }
+
+    /// Where the server left timeline `earlier` on its way to `timeline`. `None`
+    /// if it was never on that, or does not know any more.
+    pub async fn left_timeline(
+        &mut self,
+        earlier: u32,
+        timeline: u32,
+    ) -> Result<Option<Lsn>, Error> {
+        const FIRST: u32 = 1;
+        if timeline == FIRST {
+            return Ok(None);
+        }
+        match self.query(&format!("TIMELINE_HISTORY {timeline}")).await {
+            Ok(rows) => {
+                let history = rows.first().and_then(|row| row.get(1)?.as_deref());
+                Ok(history.and_then(|history| switch_point(history, earlier)))
+            }
+            Err(Error::Server(answer)) => {
+                debug!(%answer, "the server does not have the history of its timeline");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Runs one command, or several statements of SQL, by the simple query
     /// protocol, and returns the rows of all.
     ///
@@ -159,9 +217,8 @@ impl ReplicationConnection {
     }
 
     /// Begins to stream the changes of `publication` from `start`, or from
-    /// where the slot stands if that is further on. `start` should be
-    /// [`Lsn::ZERO`]: a position ahead of the slot is honoured and skips
-    /// changes.
+    /// where the slot stands if that is further on. A `start` ahead of the slot
+    /// is honoured and skips changes: it is [`Lsn::ZERO`] unless that is meant.
     ///
     /// # Errors
     /// [`Error::SlotInUse`], [`Error::NoSuchSlot`], [`Error::WrongSlot`],
@@ -262,6 +319,17 @@ fn texts(row: &DataRowBody) -> Result<Vec<Option<String>>, Error> {
         texts.push(text);
     }
     Ok(texts)
+}
+
+/// The end of timeline `earlier` in a history file: a line for each timeline,
+/// with its number and where the next one begins.
+/// <https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-TIMELINES>
+fn switch_point(history: &str, earlier: u32) -> Option<Lsn> {
+    history.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let timeline: u32 = words.next()?.parse().ok()?;
+        (timeline == earlier).then(|| words.next()?.parse().ok())?
+    })
 }
 
 fn create_slot_command(

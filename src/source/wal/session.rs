@@ -16,6 +16,7 @@ use super::feedback::{Feedback, StatusUpdate};
 use super::frame;
 use super::inbox::{Inbox, InboxError, Next, Wanted};
 use crate::change::{Batch, Lsn, Position, Relation, Timestamp};
+use crate::failpoint;
 use crate::postgres::{self, Dsn, PublicationName, ServerError, SlotName, Stream};
 
 /// A status update is 39 bytes: if even that does not go out, nobody reads.
@@ -34,6 +35,9 @@ pub struct Options {
     /// The tables as the catalog has them now.
     pub catalog: Vec<Relation>,
     pub wanted: Wanted,
+    /// Begin here, though the slot may stand before it: what is committed up to
+    /// here is passed over and confirmed.
+    pub start: Option<Lsn>,
     /// Stop reading once this position was reached, instead of going on.
     pub until: Option<Lsn>,
 }
@@ -116,8 +120,8 @@ impl Error {
 
 /// One replication connection from START_REPLICATION to its end.
 ///
-/// It confirms only positions that it received itself: a new session begins
-/// with none.
+/// It confirms only positions that it received itself, or where it was told to
+/// begin: a new session has none.
 pub struct Session {
     stream: Stream,
     inbox: Inbox,
@@ -133,11 +137,12 @@ pub struct Session {
 type Learning = Pin<Box<dyn Future<Output = Result<Vec<Relation>, Error>> + Send>>;
 
 impl Session {
-    pub async fn open(options: Options) -> Result<Session, Error> {
-        let Options { dsn, slot, publication, wal_sender_timeout, catalog, wanted, until } =
+    pub async fn open(
+        mut connection: ReplicationConnection,
+        options: Options,
+    ) -> Result<Session, Error> {
+        let Options { dsn, slot, publication, wal_sender_timeout, catalog, wanted, start, until } =
             options;
-        let mut connection =
-            ReplicationConnection::connect(&dsn, postgres::APPLICATION_NAME).await?;
         let slot = match slot {
             SlotChoice::Named(slot) => slot,
             SlotChoice::Temporary(slot) => {
@@ -145,15 +150,18 @@ impl Session {
                 slot
             }
         };
-        // 0/0 goes on where the slot was confirmed. Any other position that is
-        // ahead of that would be honoured, and what lies between lost.
+        // 0/0 goes on where the slot was confirmed.
         let CopyBoth { stream, inbox } =
-            connection.start_replication(&slot, &publication, Lsn::ZERO).await?;
+            connection.start_replication(&slot, &publication, start.unwrap_or(Lsn::ZERO)).await?;
+        let mut feedback = Feedback::new(wal_sender_timeout, Instant::now());
+        if let Some(start) = start {
+            feedback.confirm(start);
+        }
         Ok(Session {
             stream,
             inbox: Inbox::new(inbox, catalog, wanted),
             outbox: BytesMut::new(),
-            feedback: Feedback::new(wal_sender_timeout, Instant::now()),
+            feedback,
             dsn,
             slot,
             publication,
@@ -318,7 +326,11 @@ impl Session {
         match self.feedback.update(Instant::now()) {
             Some(update) => {
                 self.put_status(update);
-                self.flush().await
+                self.flush().await?;
+                if update.flush > Lsn::ZERO {
+                    failpoint::reached("status-sent");
+                }
+                Ok(())
             }
             None => Ok(()),
         }

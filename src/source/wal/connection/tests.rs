@@ -87,3 +87,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_history_tells_where_a_timeline_was_left() {
+    let history =
+        "1\t0/3000060\tno recovery target specified\n\n2\t16/B374D848\tbefore 2000-01-01\n";
+    assert_eq!(switch_point(history, 1), Some("0/3000060".parse().unwrap()));
+    assert_eq!(switch_point(history, 2), Some("16/B374D848".parse().unwrap()));
+    assert_eq!(switch_point(history, 3), None);
+    assert_eq!(switch_point("", 1), None);
+}
