@@ -3,6 +3,7 @@
 mod bad_input;
 mod config;
 mod connect;
+mod continuity;
 mod deliver;
 mod demo;
 mod faults;

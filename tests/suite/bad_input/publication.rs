@@ -29,8 +29,9 @@ async fn a_publication_that_is_missing_is_told_with_what_it_costs() {
 }
 
 #[tokio::test]
-async fn a_publication_that_is_newer_than_the_slot_is_never_streamed_past() {
+async fn a_publication_that_is_newer_than_the_slot_is_never_streamed_past_if_it_is_to_stop() {
     let scene = Scene::on(Database::on(Version::DEFAULT).await).await;
+    scene.configure(|text| *text = text.replace("[run]\n", "[run]\non_slot_loss = 'stop'\n"));
     let name = scene.database.name.clone();
     scene.database.psql(&format!("drop publication {name}")).await;
     scene.insert(1).await;

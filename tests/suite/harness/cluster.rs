@@ -16,7 +16,7 @@ use tokio::sync::OnceCell;
 
 use super::{
     cache, installed, scratch,
-    server::{as_server, give_to_server, template},
+    server::{as_server, give_to_server, initdb, template},
     wait::{SOON, eventually},
 };
 
@@ -116,11 +116,20 @@ impl Cluster {
     /// A cluster of one's own: for tests that stop it, change its settings, or hold transactions open (a slot is
     /// created only after all transactions of the cluster). The others share one by `Database::fresh`.
     pub async fn start(version: Version, settings: &[(&str, &str)]) -> Self {
+        Self::copy_of(template(version), version, settings).await
+    }
+
+    /// One with a system identifier of its own.
+    pub async fn unrelated(version: Version) -> Self {
+        Self::copy_of(&initdb(version), version, &[]).await
+    }
+
+    async fn copy_of(original: &Path, version: Version, settings: &[(&str, &str)]) -> Self {
         let folder = scratch::folder(&format!("pg{}", version.major()));
         let data = folder.path().join("data");
         let copied = Command::new("cp")
             .arg("-a")
-            .arg(template(version))
+            .arg(original)
             .arg(&data)
             .current_dir(folder.path())
             .status();

@@ -255,6 +255,11 @@ impl Endpoint {
         self.wait(what, |state| condition(&state.accepted)).await;
     }
 
+    /// As [`Endpoint::wait_for`], of what tells to fetch everything again.
+    pub async fn wait_for_resyncs(&self, what: &str, condition: impl Fn(&[Accepted]) -> bool) {
+        self.wait(what, |state| condition(&state.resyncs)).await;
+    }
+
     /// Waits until so many requests for occupied channels have come.
     pub async fn wait_for_lists(&self, count: usize) {
         self.wait(&format!("{count} lists"), |state| state.lists.len() >= count).await;

@@ -41,6 +41,11 @@ impl Rowcast {
 
     /// Nothing of the developer's own environment gets in, but for PATH.
     pub fn start(&self, arguments: &[&str]) -> Process {
+        self.start_with(arguments, &[])
+    }
+
+    /// With these variables besides.
+    pub fn start_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rowcast"));
         command
             .args(arguments)
@@ -49,7 +54,8 @@ impl Rowcast {
             .env("HOME", self.folder())
             // What it starts or unpacks is removed with the folder.
             .env("TMPDIR", self.folder())
-            .envs(self.variables.iter().map(|(name, value)| (name, value)));
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .envs(variables.iter().copied());
         Process::spawn(&mut command, self.folder())
     }
 }

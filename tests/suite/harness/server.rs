@@ -13,26 +13,23 @@ use super::{cluster::Version, scratch};
 /// The folder that all clusters of this version are copied from.
 pub fn template(version: Version) -> &'static Path {
     static TEMPLATES: [OnceLock<PathBuf>; 5] = [const { OnceLock::new() }; 5];
-    TEMPLATES[version as usize].get_or_init(|| {
-        let folder = scratch::folder(&format!("initdb{}", version.major())).keep();
-        give_to_server(&folder);
-        let data = folder.join("template");
-        let output = as_server(version.bin().join("initdb"))
-            .arg("--pgdata")
-            .arg(&data)
-            .args([
-                "--username=postgres",
-                "--auth=trust",
-                "--encoding=UTF8",
-                "--locale=C",
-                "--no-sync",
-            ])
-            .current_dir(&folder)
-            .output()
-            .expect("initdb can be executed");
-        assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
-        data
-    })
+    TEMPLATES[version as usize].get_or_init(|| initdb(version))
+}
+
+/// A cluster that is no copy of another: the folder of its data, removed after the tests.
+pub fn initdb(version: Version) -> PathBuf {
+    let folder = scratch::folder(&format!("initdb{}", version.major())).keep();
+    give_to_server(&folder);
+    let data = folder.join("template");
+    let output = as_server(version.bin().join("initdb"))
+        .arg("--pgdata")
+        .arg(&data)
+        .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"])
+        .current_dir(&folder)
+        .output()
+        .expect("initdb can be executed");
+    assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+    data
 }
 
 /// The user that servers run as where the tests are root, which Postgres refuses.
