@@ -6,7 +6,7 @@
 //! ```text
 //!  source ──changes──▶ route ──notifications──▶ deliver ──▶ endpoint
 //!    ▲                                             │
-//!    └──────────────── position ◀──────────────────┘
+//!    └───────────── position, written down ◀───────┘
 //! ```
 //!
 //! [`pipeline`] is this drawing as a program: the tasks, the queues between
@@ -53,7 +53,9 @@
 //! 6. Memory is bounded by configuration: by what queues hold and what may be
 //!    pending, not by transactions, rows or outages. At the bound, rules collapse
 //!    to resyncs, never to silence.
-//! 7. A change is folded only into what is unsent: a notification that deliver
+//! 7. A position is on disk before it is confirmed. A slot that is found past it
+//!    has a gap, for which every rule owes a resync until that was accepted.
+//! 8. A change is folded only into what is unsent: a notification that deliver
 //!    has taken is frozen, and a later change is told after it.
 
 pub mod acknowledge;

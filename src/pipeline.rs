@@ -240,6 +240,11 @@ impl Pipeline<'_> {
                 }
                 return false;
             }
+            // Who reads it now decides anew.
+            failure if failure.is_slot_in_use() => {
+                self.pass_over = None;
+                return false;
+            }
             _ => return false,
         };
         if self.options.state.is_none() {

@@ -294,7 +294,8 @@ fn existing_slot(slot: &Slot, server: &Server, expected: &Expected<'_>) -> Vec<F
                 "slot {name} is lost ({reason}): Postgres has removed the log that it still \
                  needed, so changes since then cannot be read any more"
             ),
-            "rowcast teardown && rowcast setup   # pages that are open now should reload",
+            "rowcast run makes it again and tells all pages to fetch again, unless on_slot_loss is \
+             \"stop\"; by hand: rowcast teardown && rowcast setup",
         ));
     } else if slot.wal_status == Some(WalStatus::Unreserved) {
         findings.push(Finding::warning(

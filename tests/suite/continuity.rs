@@ -4,6 +4,7 @@ mod failpoints;
 mod publication;
 mod shed;
 mod slot;
+mod timeline;
 
 use std::fs;
 use std::path::PathBuf;

@@ -37,6 +37,8 @@ impl MakeSlotError {
     /// Whether trying again may help without anyone's doing.
     pub fn is_transient(&self) -> bool {
         match self {
+            // Another rowcast has made it meanwhile.
+            MakeSlotError::Connection(connection::Error::SlotExists { .. }) => true,
             MakeSlotError::Connection(error) => error.is_transient(),
             MakeSlotError::Connect(error) => error.is_transient(),
             MakeSlotError::Observe { .. }

@@ -87,7 +87,7 @@ impl Error {
             Error::CatalogConnection(error) => error.hint(),
             Error::Publication { .. } => Some(
                 "rowcast setup, if it is missing; if it is there: rowcast teardown && rowcast \
-                 setup, which goes on from now, then have open pages reload"
+                 setup, which goes on from now and tells all pages to fetch again"
                     .to_owned(),
             ),
             Error::Io(_)

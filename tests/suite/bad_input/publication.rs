@@ -42,7 +42,7 @@ async fn a_publication_that_is_newer_than_the_slot_is_never_streamed_past_if_it_
          slot, or dropped, so the changes there can never be read"
     );
     let fix = "rowcast setup, if it is missing; if it is there: rowcast teardown && rowcast setup, \
-               which goes on from now, then have open pages reload";
+               which goes on from now and tells all pages to fetch again";
 
     let run = scene.run().await;
     let line = line(&run, 0, &told).await;
