@@ -2,7 +2,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::{Refused, Slot};
 use crate::chain;
@@ -162,6 +162,9 @@ impl Error {
 
     /// Logs what keeps changes from streaming until the next attempt.
     pub(super) fn tell(&self, slot: &Slot, wait: Duration) {
+        if let Error::PublicationAltered(_) = self {
+            return info!("{self}: beginning anew, to see whether it sent everything");
+        }
         let retry_ms = wait.as_millis() as u64;
         let so = match slot {
             Slot::Configured if self.is_harmless() => {

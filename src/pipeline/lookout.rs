@@ -99,22 +99,14 @@ impl Lookout<'_> {
 /// Logs which transaction keeps the log, if one does. That is nothing that we
 /// could shed: what it has written is not committed yet.
 async fn warn_of_oldest(client: &Client, lag: Lag) -> Result<bool, tokio_postgres::Error> {
+    let Some(oldest) = blockers::oldest_writer(client).await? else { return Ok(false) };
     let retained_mib = lag.retained_bytes() >> 20;
-    if let Some(oldest) = blockers::oldest_writer(client).await? {
-        warn!(
-            retained_mib,
-            "Postgres keeps log for {oldest}, which rowcast cannot let go: end that transaction"
-        );
-        return Ok(true);
-    }
-    let sees_all = "SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')";
-    if client.query_one(sees_all, &[]).await?.try_get(0)? {
-        return Ok(false);
-    }
+    let hint = oldest.age_s.is_none().then_some(
+        "GRANT pg_read_all_stats to rowcast's role, and its age and application are told too",
+    );
     warn!(
         retained_mib,
-        "Postgres keeps log that rowcast has read, for a transaction that is open for long; which \
-         one, this role may not see: GRANT pg_read_all_stats TO it"
+        hint, "Postgres keeps log for {oldest}, which rowcast cannot let go: end that transaction"
     );
     Ok(true)
 }

@@ -9,8 +9,8 @@ use tokio_postgres::{Client, Error, Row};
 pub struct Blocker {
     holder: Holder,
     user: Option<String>,
-    /// `None` where the role may not see it.
-    age_s: Option<i64>,
+    /// `None` where the role may not see it, nor what application it is.
+    pub age_s: Option<i64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub async fn of(client: &Client, pid: i32) -> Result<Vec<Blocker>, Error> {
 }
 
 /// The oldest of the cluster that has written something: no slot lets go of the
-/// log since its beginning. `None` if there is none, or the role may not see it.
+/// log since its beginning. Any role sees which it is. `None` if there is none.
 pub async fn oldest_writer(client: &Client) -> Result<Option<Blocker>, Error> {
     client.query_opt(OLDEST_WRITER, &[]).await?.as_ref().map(blocker).transpose()
 }

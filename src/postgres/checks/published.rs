@@ -83,12 +83,12 @@ fn perhaps_newer(expected: &Expected<'_>) -> Finding {
     Finding::warning(
         Kind::PublicationPerhapsNewer,
         format!(
-            "publication {publication} may be newer than slot {slot}. If it is, rowcast stops at \
-             the first change from before the publication, and can never get past it. If it was \
-             only altered, all is well, and this warning goes away as rowcast catches up"
+            "publication {publication} may be newer than slot {slot}. If it is, rowcast cannot \
+             read the changes from before it: it passes over them and tells all pages to fetch \
+             again, or pauses with on_slot_loss = \"stop\". If it was only altered, all is well, \
+             and this warning goes away as rowcast catches up"
         ),
-        "only if rowcast does stop: rowcast teardown && rowcast setup   # pages that are open \
-         then should reload",
+        "only if rowcast does pause: rowcast teardown && rowcast setup",
     )
 }
 

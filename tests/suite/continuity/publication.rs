@@ -2,7 +2,11 @@
 //! committed meanwhile never comes.
 
 use super::Scene;
-use crate::harness::{cluster::Version, database::Database, wait::SOON};
+use crate::harness::{
+    cluster::{Version, on_every_version},
+    database::Database,
+    wait::SOON,
+};
 
 async fn scene() -> Scene {
     Scene::on(Database::on(Version::DEFAULT).await).await.settled().await
@@ -94,18 +98,19 @@ async fn a_publication_dropped_and_made_again_at_once_is_a_gap() {
     scene.goes_on().await;
 }
 
-#[tokio::test]
-async fn a_publication_dropped_and_made_again_while_rowcast_is_away_is_a_gap() {
-    let scene = scene().await;
-    scene
-        .publish(
-            "drop publication PUB;
-             insert into posts values (1, 'a');
-             create publication PUB for table posts;",
-        )
-        .await;
-    let _run = scene.run().await;
-    scene.goes_on().await;
+on_every_version! {
+    async fn a_publication_dropped_and_made_again_while_rowcast_is_away_is_a_gap(version: Version) {
+        let scene = Scene::on(Database::on(version).await).await.settled().await;
+        scene
+            .publish(
+                "drop publication PUB;
+                 insert into posts values (1, 'a');
+                 create publication PUB for table posts;",
+            )
+            .await;
+        let _run = scene.run().await;
+        scene.goes_on().await;
+    }
 }
 
 #[tokio::test]

@@ -13,6 +13,9 @@ use crate::harness::{
 /// So that no other resync comes between.
 pub(super) const ONE_MEBIBYTE: &str = "max_retained_wal = '1MiB'\ncollapse_above = 1000000";
 
+/// The log is looked at every five seconds, and twice before a warning.
+const LATER: Duration = Duration::from_secs(40);
+
 impl Scene {
     /// Writes this much log at least, by rows of the table from 1000 on.
     pub(super) async fn write_mebibytes(&self, count: usize) {
@@ -63,14 +66,28 @@ async fn log_that_an_open_transaction_keeps_is_not_shed_but_told_with_its_pid() 
     let pid: i32 = writer.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
     let run = scene.run().await;
     scene.write_mebibytes(3).await;
-    let told = run.stderr.find_after(0, Duration::from_secs(40), "the old transaction", |line| {
-        line.contains("Postgres keeps log for").then(|| line.to_owned())
-    });
-    let told = told.await;
+    let told = run.stderr.wait_for(LATER, "Postgres keeps log for").await;
     assert!(told.contains(&format!("the transaction of backend {pid}")), "{told}");
     assert!(told.contains("open for"), "{told}");
     assert_eq!(scene.state()["owed"], serde_json::json!({}));
     writer.batch_execute("commit").await.unwrap();
     scene.arrives(1).await;
     assert_eq!(scene.resyncs(), ["gap"]);
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_see_all_of_an_old_transaction_is_told_what_it_lacks() {
+    let cluster: Arc<Cluster> = Cluster::start(Version::DEFAULT, &[]).await.into();
+    let database = Database::fresh(&cluster).await;
+    let scene = Scene::with(database, "", ONE_MEBIBYTE).await.settled().await;
+    scene.database.psql("create role least login replication").await;
+    scene.configure_text(|text| text.replace("postgres://postgres@", "postgres://least@"));
+    let writer = scene.database.client().await;
+    writer.batch_execute("begin; insert into posts values (1, 'open')").await.unwrap();
+    let pid: i32 = writer.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
+    let run = scene.run().await;
+    scene.write_mebibytes(3).await;
+    let told = run.stderr.wait_for(LATER, "Postgres keeps log for").await;
+    assert!(told.contains(&format!("the transaction of backend {pid}")), "{told}");
+    assert!(told.contains("GRANT pg_read_all_stats"), "{told}");
 }
