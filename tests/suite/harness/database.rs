@@ -101,6 +101,8 @@ impl Drop for Database {
                 "-c",
                 &drop,
             ])
+            // It must not wait for a standby that is away.
+            .env("PGOPTIONS", "-c synchronous_commit=local")
             .current_dir(scratch::root())
             .stdin(Stdio::null())
             .stdout(Stdio::null())

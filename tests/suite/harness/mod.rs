@@ -18,6 +18,7 @@ pub mod rowcast;
 pub mod scratch;
 mod server;
 pub mod sockudo;
+pub mod standby;
 pub mod wait;
 
 use std::path::PathBuf;
