@@ -140,6 +140,7 @@ async fn main() {
     let endpoint = Endpoint::start(Server::Sockudo).await;
     let rowcast = Rowcast::new(&format!(
         "{}[pusher]\n{}[run]\nstate_dir = 'state'\n[[rule]]\ntable = 'counters'\nchannels = ['counters']\n\
+             coalesce = false\nresync = false\n\
          data = {{ entity = 'counter', id = '{{{{ id }}}}', version = '{{{{ version }}}}' }}\n",
         database.toml(),
         endpoint.toml(),
@@ -173,7 +174,7 @@ impl Scene {
         let page = Page::open(database).await;
         let told = page.clone();
         endpoint.choose(move |events| {
-            for event in events {
+            for event in events.iter().filter(|event| !event.is_resync()) {
                 let number = |name| event.data(name).as_i64().expect("the rule's data") as i32;
                 let (id, version) = (number("id"), number("version"));
                 let page = told.clone();

@@ -7,6 +7,8 @@
 //!     └──── Position ◀── Keeper ◀── Progress
 //! ```
 //!
+//! `route` hands on only what other sessions see: it asks the server meanwhile.
+//!
 //! A session goes on where the one before ended, or else every page is told to
 //! fetch again: `continuity` says which. The keeper writes down how far it was,
 //! before the session confirms that.
@@ -43,6 +45,7 @@ mod inspection;
 mod keeper;
 mod lookout;
 mod opening;
+mod visible;
 
 pub use error::{Error, Shed};
 use inspection::{Inspection, Told};
@@ -50,6 +53,7 @@ pub use inspection::{Refused, needs_of};
 use keeper::Keeper;
 use lookout::{Lookout, OldTransaction};
 use opening::Opened;
+use visible::Visible;
 
 /// Batches and handoffs under way between two stages. Each holds about what one
 /// read of the stream brought.
@@ -210,10 +214,12 @@ struct Pipeline<'a> {
     pass_over: Option<Reason>,
 }
 
-/// A connection that streams, and an ordinary one to watch the database by.
+/// A connection that streams, an ordinary one to watch the database by, and one
+/// that tells what is visible: that must not wait for a look at the catalogs.
 struct Open {
     session: Session,
     connection: Connection,
+    visible: Visible,
     /// Knows the tables as the catalog had them.
     router: Router,
     /// What is recorded, where anything is.
@@ -267,10 +273,18 @@ impl Pipeline<'_> {
         let (progress_tx, progress_rx) = watch::channel(Progress::default());
         let (confirmed_tx, confirmed_rx) = watch::channel(None);
         let (stop_tx, stop_rx) = watch::channel(false);
-        let Open { session, connection, router, state, owed, publication, max_retained_wal } =
-            *open;
+        let Open {
+            session,
+            connection,
+            visible,
+            router,
+            state,
+            owed,
+            publication,
+            max_retained_wal,
+        } = *open;
         let mut source = tokio::spawn(session.run(changes_tx, confirmed_rx, stop_rx));
-        let routing = tokio::spawn(route(router, changes_rx, handoffs_tx));
+        let routing = tokio::spawn(route(router, visible, changes_rx, handoffs_tx));
         let keeping = match self.options.state.clone().zip(state) {
             Some((file, state)) => {
                 tokio::spawn(Keeper::new(file, state).run(progress_rx, confirmed_tx))
@@ -344,7 +358,8 @@ impl Pipeline<'_> {
             }
         };
         // `progress_tx` is gone now, so the keeper writes the last position, and the
-        // session confirms it and ends the stream.
+        // session confirms it and ends the stream; it reads no more if it still did.
+        drop(stop_tx);
         let source_ended = match source_ended {
             Some(ended) => ended,
             None => match timeout(CLOSE_GRACE, &mut source).await {
@@ -361,7 +376,7 @@ impl Pipeline<'_> {
         let routed = result_of(routing.await);
 
         let was_stopped = deadline.is_some();
-        let failure = failure.or_else(|| routed.err().map(Error::Renamed));
+        let failure = failure.or(routed.err());
         match (failure, source_ended) {
             (Some(failure), _) => Err(failure),
             (None, Err(error)) if !was_stopped => Err(error.into()),
@@ -394,21 +409,36 @@ fn result_of<T>(ended: Result<T, JoinError>) -> T {
     }
 }
 
-/// Turns each batch of changes into its notifications.
+/// Turns each batch of changes into its notifications, and hands these on once
+/// other sessions see all its transactions.
 ///
 /// # Errors
-/// With the batch of the first change that must not be passed over: nothing of
-/// it is handed on, so the position stays before it.
+/// With the batch of the first change that must not be passed over, or of which
+/// the server does not tell: nothing of it is handed on, so the position stays
+/// before it.
 async fn route(
     mut router: Router,
+    mut visible: Visible,
     mut changes: mpsc::Receiver<Batch>,
     handoffs: mpsc::Sender<Handoff>,
-) -> Result<(), route::Renamed> {
+) -> Result<(), Error> {
     let ended = loop {
         let Some(batch) = changes.recv().await else { break Ok(()) };
-        let handoff = match handoff_of(&mut router, &batch) {
+        let xids = batch.xids();
+        let (seen, handoff) = tokio::select! {
+            both = async {
+                // The rules are evaluated while the answer is on its way.
+                tokio::join!(
+                    biased;
+                    visible.wait_for(&xids),
+                    async { handoff_of(&mut router, &batch) },
+                )
+            } => both,
+            () = handoffs.closed() => break Ok(()),
+        };
+        let handoff = match seen.and_then(|()| Ok(handoff?)) {
             Ok(handoff) => handoff,
-            Err(renamed) => break Err(renamed),
+            Err(error) => break Err(error),
         };
         if handoffs.send(handoff).await.is_err() {
             break Ok(());

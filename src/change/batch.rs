@@ -252,6 +252,19 @@ impl Batch {
         })
     }
 
+    /// The transactions that it has changes of, in the order of their commits.
+    pub fn xids(&self) -> Vec<u32> {
+        let transactions = self.entries.iter().filter_map(|entry| match entry {
+            Entry::Change { transaction, .. } | Entry::Truncate { transaction, .. } => {
+                Some(transaction.xid)
+            }
+            Entry::Reached(_) => None,
+        });
+        let mut xids: Vec<u32> = transactions.collect();
+        xids.dedup();
+        xids
+    }
+
     /// What it costs to keep, in bytes, near enough.
     pub fn heap_bytes(&self) -> usize {
         self.bytes.len() + size_of_val(&*self.fields) + size_of_val(&*self.entries)

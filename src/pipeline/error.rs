@@ -21,6 +21,8 @@ pub enum Error {
     Inspect(#[source] tokio_postgres::Error),
     #[error("the state of the database could not be read in time: is a system catalog locked?")]
     InspectTimeout,
+    #[error("the server does not say within {} s which commits are visible", .0.as_secs())]
+    Unanswered(Duration),
     #[error(transparent)]
     Refused(#[from] Refused),
     #[error(transparent)]
@@ -70,6 +72,7 @@ impl Error {
             Error::Connect(error) => error.is_transient(),
             Error::Inspect(error) => error.code().is_none_or(passes),
             Error::InspectTimeout
+            | Error::Unanswered(_)
             | Error::Disconnected(_)
             | Error::SlotVanished(_)
             | Error::PublicationAltered(_)
@@ -107,6 +110,7 @@ impl Error {
             | Error::Connect(_)
             | Error::Inspect(_)
             | Error::InspectTimeout
+            | Error::Unanswered(_)
             | Error::Renamed(_)
             | Error::Deliver(_)
             | Error::Disconnected(_)
@@ -140,6 +144,7 @@ impl Error {
             Error::MakeSlot(error) => error.hint(),
             Error::Inspect(_)
             | Error::InspectTimeout
+            | Error::Unanswered(_)
             | Error::Disconnected(_)
             | Error::Deliver(_)
             | Error::State(_)

@@ -8,6 +8,7 @@ use tracing::{error, info, warn};
 use super::continuity::{self, Found, Gap, Server, Verdict, judge};
 use super::inspection::Inspection;
 use super::keeper;
+use super::visible::Visible;
 use super::{Error, Open, Options, Pipeline, Refused, Slot, inspect};
 use crate::change::{Lsn, Timestamp};
 use crate::config::OnSlotLoss;
@@ -81,7 +82,7 @@ impl Pipeline<'_> {
         let session = Session::open(
             replication,
             wal::Options {
-                dsn,
+                dsn: dsn.clone(),
                 slot: match &options.slot {
                     Slot::Configured => SlotChoice::Named(slot),
                     Slot::Temporary(_) => SlotChoice::Temporary(slot),
@@ -96,6 +97,7 @@ impl Pipeline<'_> {
         )
         .await?;
         self.pass_over = None;
+        let visible = Visible::open(&dsn).await?;
         let mut router = Router::new(options.rules.clone());
         router.learn(&relations);
         let state = match &options.state {
@@ -109,6 +111,7 @@ impl Pipeline<'_> {
         Ok(Opened::Streaming(Box::new(Open {
             session,
             connection,
+            visible,
             router,
             state,
             owed,

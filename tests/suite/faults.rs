@@ -211,9 +211,9 @@ async fn a_connection_that_is_cut_is_made_again_and_nothing_is_lost() {
         scene.endpoint.wait_for_requests(scene.endpoint.requests() + 20).await;
         let sql = "with ours as (select pid from pg_stat_activity
                                   where application_name = 'rowcast' and datname = current_database())
-                   select pg_terminate_backend(pid) from ours where (select count(*) from ours) = 2";
-        eventually(SOON, "both connections are cut", async || {
-            (client.query(sql, &[]).await.unwrap().len() == 2).then_some(())
+                   select pg_terminate_backend(pid) from ours where (select count(*) from ours) = 3";
+        eventually(SOON, "all three connections are cut", async || {
+            (client.query(sql, &[]).await.unwrap().len() == 3).then_some(())
         })
         .await;
         scene.endpoint.wait_for_requests(scene.endpoint.requests() + 20).await;

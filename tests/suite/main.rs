@@ -17,4 +17,5 @@ mod readme;
 mod setup;
 mod setup_command;
 mod tls;
+mod visible;
 mod wal;
