@@ -45,6 +45,7 @@ mod inspection;
 mod keeper;
 mod lookout;
 mod opening;
+mod takeover;
 mod visible;
 
 pub use error::{Error, Shed};
@@ -53,6 +54,7 @@ pub use inspection::{Refused, needs_of};
 use keeper::Keeper;
 use lookout::{Lookout, OldTransaction};
 use opening::Opened;
+use takeover::Standby;
 use visible::Visible;
 
 /// Batches and handoffs under way between two stages. Each holds about what one
@@ -64,8 +66,6 @@ const INSPECTION_TIMEOUT: Duration = Duration::from_secs(30);
 const SERVER_SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 /// For the last confirmation, and the closing of the connection.
 const CLOSE_GRACE: Duration = Duration::from_secs(3);
-/// A slot's holder may leave at any time: a standby asks this often.
-const SLOT_POLL: Duration = Duration::from_secs(1);
 /// The longest wait between attempts to connect: a page is stale for so long
 /// after Postgres is back.
 const RECONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -91,6 +91,10 @@ pub struct Options {
     /// How much log may wait for us, in bytes, before changes are passed over.
     /// `None`: as much as the server allows, within reason.
     pub max_retained_wal: Option<u64>,
+    /// Whether to take the slot from another rowcast that is silent.
+    pub takeover: bool,
+    /// Whether the slot is to be one that standbys keep too.
+    pub failover: bool,
 }
 
 pub enum Slot {
@@ -131,7 +135,7 @@ pub async fn run(
     deliver: &mut Deliver,
     shutdown: watch::Receiver<bool>,
 ) -> Result<End, Error> {
-    let mut pipeline = Pipeline { options, told: Told::default(), until: None, pass_over: None };
+    let mut pipeline = Pipeline::new(options);
     let mut backoff = Backoff::up_to(RECONNECT_WITHIN);
     let mut has_streamed = false;
     let mut last_failure = String::new();
@@ -182,7 +186,7 @@ pub async fn run(
         if !may_wait && !failure.is_transient() {
             return Err(failure);
         }
-        let wait = if failure.is_slot_in_use() { SLOT_POLL } else { backoff.next() };
+        let wait = backoff.next();
         // Said once, not at every attempt.
         let text = failure.in_full();
         if text != last_failure {
@@ -208,6 +212,7 @@ pub async fn run(
 struct Pipeline<'a> {
     options: &'a Options,
     told: Told,
+    standby: Standby,
     /// Where `--once` ends: what was committed when the first connection began.
     until: Option<Lsn>,
     /// Why the next session leaves out what was committed before it.
@@ -230,6 +235,11 @@ struct Open {
 }
 
 impl Pipeline<'_> {
+    fn new(options: &Options) -> Pipeline<'_> {
+        let standby = Standby::new(options.takeover);
+        Pipeline { options, told: Told::default(), standby, until: None, pass_over: None }
+    }
+
     /// Where changes never come because of the failure, pages are to fetch again.
     /// Returns whether that is all it takes to go on.
     async fn makes_up_for(&mut self, failure: &Error) -> bool {

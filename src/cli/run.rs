@@ -48,6 +48,8 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
         state: Some(state),
         on_slot_loss: loaded.config.run.on_slot_loss,
         max_retained_wal: loaded.config.limits.max_retained_wal.map(ByteSize::bytes),
+        takeover: loaded.config.run.takeover,
+        failover: loaded.config.run.failover,
     };
     let end = pipeline::run(&options, &mut deliver, signal::shutdown()?)
         .await

@@ -3,6 +3,7 @@
 mod make_slot;
 mod report;
 
+use anyhow::Context;
 use tokio_postgres::Client;
 
 use super::{Global, rules};
@@ -10,12 +11,13 @@ use crate::change::{Relation, ReplicaIdentity};
 use crate::pipeline::needs_of;
 use crate::postgres::checks::{Expected, Finding, Kind, check};
 use crate::postgres::need::Need;
-use crate::postgres::plan::{self, Identities};
+use crate::postgres::plan::{self, Identities, SlotChange};
 use crate::postgres::publication::Age;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::statement::{Statement, Wait};
 use crate::postgres::{self, Dsn, PublishColumns, identity};
 use crate::route::{self, Rules};
+use crate::source::wal::connection::Persistence;
 
 pub(super) use report::Report;
 
@@ -73,13 +75,16 @@ fn needs(
 pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
     let loaded = global.load_config()?;
     let rules = rules::compile(&loaded)?;
-    setup(&args, &loaded.config.database, &rules, |problems| Ok(loaded.refuse(problems)?)).await
+    let config = &loaded.config;
+    let failover = config.run.failover;
+    setup(&args, &config.database, failover, &rules, |problems| Ok(loaded.refuse(problems)?)).await
 }
 
 /// Does what `args` asks for.
 pub(super) async fn setup(
     args: &Args,
     database: &postgres::Config,
+    failover: bool,
     rules: &Rules,
     refuse: impl Fn(&[route::Problem]) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
@@ -93,7 +98,7 @@ pub(super) async fn setup(
         identity::own_indexes(client)
     )?;
     let needs = needs(rules, &snapshot, refuse)?;
-    let expected = Expected::of(database, &needs);
+    let expected = Expected { failover, ..Expected::of(database, &needs) };
     let identities =
         if args.identity || args.print { Identities::Change } else { Identities::Keep };
     let plan = plan::setup(&snapshot, &expected, &indexes, database.publish_columns, identities)?;
@@ -105,7 +110,7 @@ pub(super) async fn setup(
                 tracing::warn!(fix = finding.fix, "{}", finding.message);
             }
         }
-        let slot = plan.makes_slot.then(|| plan::make_slot(&database.slot));
+        let slot = plan.slot.map(|change| plan::slot_change(change, &database.slot, failover));
         report.script(plan.statements.iter().chain(&slot));
         return Ok(());
     }
@@ -113,23 +118,32 @@ pub(super) async fn setup(
         report.found(found);
     }
     // Before any change: a role that may not replicate makes the rest useless.
-    let replication = match plan.makes_slot {
-        true => Some(make_slot::connect(&own).await?),
-        false => None,
+    let slot_change = match plan.slot {
+        Some(change) => Some((change, make_slot::connect(&own).await?)),
+        None => None,
     };
     for statement in &plan.statements {
         execute(statement, client, &mut report).await?;
     }
-    if let Some(replication) = replication {
-        let lsn = make_slot::make(replication, &database.slot, &own, client).await?;
-        let what = format!("slot {}", database.slot);
-        report.made(what, format!("from {lsn} on Postgres keeps changes for rowcast"));
+    let slot = format!("slot {}", database.slot);
+    match slot_change {
+        Some((SlotChange::Make, replication)) => {
+            let kind = if failover { Persistence::Failover } else { Persistence::Permanent };
+            let lsn = make_slot::make(replication, &database.slot, kind, &own, client).await?;
+            report.made(slot, format!("from {lsn} on Postgres keeps changes for rowcast"));
+        }
+        Some((SlotChange::ToFailover, mut replication)) => {
+            let changed = replication.set_failover(&database.slot).await;
+            changed.context("stop rowcast meanwhile: a slot in use cannot be changed")?;
+            report.made(slot, "standbys keep it too".to_owned());
+        }
+        None => {}
     }
 
     let after = Snapshot::gather(client, &database.slot, &database.publication).await?;
     let mut findings = check(&after, &expected);
     let age = snapshot.publication.map(|publication| publication.age);
-    let in_order = plan.makes_slot || age == Some(Age::OlderThanSlot);
+    let in_order = plan.slot == Some(SlotChange::Make) || age == Some(Age::OlderThanSlot);
     findings.retain(|finding| remains(finding.kind, in_order));
     if database.publish_columns == PublishColumns::Named {
         report.warning(COLUMN_LISTS_WARNING, None);

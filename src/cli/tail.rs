@@ -41,6 +41,8 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
         state: None,
         on_slot_loss: OnSlotLoss::Stop,
         max_retained_wal: loaded.config.limits.max_retained_wal.map(ByteSize::bytes),
+        takeover: false,
+        failover: false,
     };
     pipeline::run(&options, &mut deliver, signal::shutdown()?)
         .await

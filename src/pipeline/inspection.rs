@@ -112,7 +112,11 @@ impl Inspection {
         let relations = snapshot.relations();
         let problems = options.rules.check(&relations);
         let needs = needs_of(&options.rules.tables(&relations));
-        let expected = Expected::of(database, &needs);
+        let expected = Expected {
+            takeover: options.takeover,
+            failover: options.failover,
+            ..Expected::of(database, &needs)
+        };
         let mut findings = checks::check(&snapshot, &expected);
         findings.retain(|finding| concerns(finding.kind, &options.slot));
         Ok(Inspection { snapshot, problems, findings })
@@ -186,6 +190,9 @@ fn is_harmless(kind: Kind) -> bool {
         | Kind::NoFreeSlot
         | Kind::SlotActive
         | Kind::SlotNearlyLost
+        | Kind::SlotNotFailover
+        | Kind::FailoverUnsupported
+        | Kind::HoldersHidden
         | Kind::UnlimitedRetention
         | Kind::SynchronousStandby
         | Kind::PublicationPerhapsNewer

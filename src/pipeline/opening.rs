@@ -8,6 +8,7 @@ use tracing::{error, info, warn};
 use super::continuity::{self, Found, Gap, Server, Verdict, judge};
 use super::inspection::Inspection;
 use super::keeper;
+use super::takeover;
 use super::visible::Visible;
 use super::{Error, Open, Options, Pipeline, Refused, Slot, inspect};
 use crate::change::{Lsn, Timestamp};
@@ -16,7 +17,7 @@ use crate::failpoint;
 use crate::notification::{Reason, Resync};
 use crate::postgres::{self, Connection, lag, slot};
 use crate::route::Router;
-use crate::source::wal::connection::ReplicationConnection;
+use crate::source::wal::connection::{Persistence, ReplicationConnection};
 use crate::source::wal::{self, Maker, Session, SlotChoice};
 use crate::state::{Loaded, Owed, State, StateFile};
 
@@ -44,14 +45,20 @@ impl Pipeline<'_> {
         let dsn = options.database.dsn();
         let connection =
             postgres::connect(&dsn, postgres::APPLICATION_NAME).await.map_err(Error::Connect)?;
-        let inspection = inspect(&connection.client, options).await?;
-        let refused = inspection.accept().err();
-        if let Some(refused) = &refused
-            && !(refused.is_slot_gone() && options.state.is_some())
-        {
-            return Err(refused.clone().into());
-        }
-        self.told.warn(&inspection);
+        let slot = options.slot.name(&options.database).clone();
+        let (inspection, refused) = loop {
+            let inspection = inspect(&connection.client, options).await?;
+            let refused = inspection.accept().err();
+            if let Some(refused) = &refused
+                && !(refused.is_slot_gone() && options.state.is_some())
+            {
+                return Err(refused.clone().into());
+            }
+            self.told.warn(&inspection);
+            if !self.standby.wait(&connection.client, &slot).await? {
+                break (inspection, refused);
+            }
+        };
         // What was inspected, and is watched, is the server that streams.
         let dsn = dsn.only(&connection.host);
         let mut replication = ReplicationConnection::connect(&dsn, postgres::APPLICATION_NAME)
@@ -78,7 +85,7 @@ impl Pipeline<'_> {
         };
         let relations = inspection.relations();
         let rules = options.rules.clone();
-        let slot = options.slot.name(&options.database).clone();
+        let process_id = replication.process_id();
         let session = Session::open(
             replication,
             wal::Options {
@@ -88,6 +95,10 @@ impl Pipeline<'_> {
                     Slot::Temporary(_) => SlotChoice::Temporary(slot),
                 },
                 publication: options.database.publication.clone(),
+                status_interval: match options.takeover {
+                    true => takeover::STATUS_INTERVAL,
+                    false => wal::STATUS_INTERVAL,
+                },
                 wal_sender_timeout: inspection.wal_sender_timeout(),
                 catalog: relations.clone(),
                 wanted: Box::new(move |relation| rules.wanted(relation)),
@@ -96,6 +107,7 @@ impl Pipeline<'_> {
             },
         )
         .await?;
+        self.standby.streams_by(process_id);
         self.pass_over = None;
         let visible = Visible::open(&dsn).await?;
         let mut router = Router::new(options.rules.clone());
@@ -190,6 +202,10 @@ impl Pipeline<'_> {
         let maker = Maker {
             dsn: &dsn,
             application_name: postgres::APPLICATION_NAME,
+            persistence: match self.options.failover {
+                true => Persistence::Failover,
+                false => Persistence::Permanent,
+            },
             observer: &connection.client,
             way_out: "SIGTERM",
         };

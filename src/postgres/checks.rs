@@ -46,6 +46,9 @@ pub enum Kind {
     SlotLost,
     SlotActive,
     SlotNearlyLost,
+    SlotNotFailover,
+    FailoverUnsupported,
+    HoldersHidden,
     UnlimitedRetention,
     SynchronousStandby,
     PublicationMissing,
@@ -74,6 +77,9 @@ impl Kind {
             | Kind::SlotLost
             | Kind::SlotActive
             | Kind::SlotNearlyLost
+            | Kind::SlotNotFailover
+            | Kind::FailoverUnsupported
+            | Kind::HoldersHidden
             | Kind::UnlimitedRetention
             | Kind::PublicationPerhapsNewer => true,
             Kind::WalLevel
@@ -101,11 +107,17 @@ pub struct Expected<'a> {
     pub slot: &'a SlotName,
     pub publication: &'a PublicationName,
     pub needs: &'a [Need],
+    /// Whether a silent holder of the slot is to be found out.
+    pub takeover: bool,
+    /// Whether standbys are to have the slot too.
+    pub failover: bool,
 }
 
 impl<'a> Expected<'a> {
+    /// Without takeover and failover.
     pub fn of(config: &'a Config, needs: &'a [Need]) -> Expected<'a> {
-        Expected { slot: &config.slot, publication: &config.publication, needs }
+        let (slot, publication) = (&config.slot, &config.publication);
+        Expected { slot, publication, needs, takeover: false, failover: false }
     }
 }
 
@@ -151,6 +163,7 @@ pub fn check(snapshot: &Snapshot, expected: &Expected<'_>) -> Vec<Finding> {
             "rowcast setup",
         )),
     }
+    findings.extend(several_instances(snapshot, expected));
     findings.extend(identities(&snapshot.tables, expected.needs));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings
@@ -320,6 +333,43 @@ fn existing_slot(slot: &Slot, server: &Server, expected: &Expected<'_>) -> Vec<F
                 "stop the other process; if it is gone already: SELECT \
                  pg_terminate_backend({pid});"
             ),
+        ));
+    }
+    findings
+}
+
+/// What `takeover` and `failover` need.
+fn several_instances(snapshot: &Snapshot, expected: &Expected<'_>) -> Vec<Finding> {
+    let (server, name) = (&snapshot.server, expected.slot);
+    let mut findings = Vec::new();
+    if expected.takeover && !server.sees_replication {
+        let role = quote_identifier(&server.role);
+        findings.push(Finding::error(
+            Kind::HoldersHidden,
+            format!(
+                "takeover is on, and role {} may not see when the holder of the slot was last \
+                 heard: it lacks pg_read_all_stats",
+                server.role
+            ),
+            format!("GRANT pg_read_all_stats TO {role};"),
+        ));
+    }
+    if expected.failover && !server.has_failover_slots() {
+        findings.push(Finding::error(
+            Kind::FailoverUnsupported,
+            format!(
+                "failover is on, and Postgres keeps slots on standbys only from version 17 on: \
+                 this one is {}",
+                server.version_num / 10_000
+            ),
+            "remove failover = true under [run]; after a failover the slot is made again, and all \
+             pages fetch again (on_slot_loss)",
+        ));
+    } else if expected.failover && snapshot.slot.as_ref().is_some_and(|slot| !slot.failover) {
+        findings.push(Finding::warning(
+            Kind::SlotNotFailover,
+            format!("slot {name} is not kept on standbys: after a failover it is gone"),
+            "rowcast setup   # while no rowcast streams",
         ));
     }
     findings

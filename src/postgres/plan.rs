@@ -16,9 +16,16 @@ pub struct Setup {
     pub statements: Vec<Statement>,
     /// The publication comes first: a slot that is older than its publication
     /// has changes that cannot be read.
-    pub makes_slot: bool,
+    pub slot: Option<SlotChange>,
     /// What is as it should be already, in words.
     pub found: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotChange {
+    Make,
+    /// Have standbys keep it too.
+    ToFailover,
 }
 
 /// Whether replica identities may be changed.
@@ -102,12 +109,17 @@ pub fn setup(
     if publication.is_empty() {
         found.push(format!("publication {}", expected.publication));
     }
-    if snapshot.slot.is_some() {
-        found.push(format!("slot {}", expected.slot));
-    }
+    let slot = match &snapshot.slot {
+        None => Some(SlotChange::Make),
+        Some(slot) if expected.failover && !slot.failover => Some(SlotChange::ToFailover),
+        Some(_) => {
+            found.push(format!("slot {}", expected.slot));
+            None
+        }
+    };
     let statements =
         shortfalls.into_iter().flat_map(|one| one.statements).chain(publication).collect();
-    Ok(Setup { statements, makes_slot: snapshot.slot.is_none(), found })
+    Ok(Setup { statements, slot, found })
 }
 
 /// Findings that setup can do nothing about, and that its work depends on.
@@ -118,11 +130,14 @@ fn blocks(kind: Kind) -> bool {
         | Kind::SlotPhysical
         | Kind::SlotPlugin
         | Kind::SlotDatabase
-        | Kind::SlotLost => true,
+        | Kind::SlotLost
+        | Kind::FailoverUnsupported => true,
         Kind::RoleCannotReplicate
         | Kind::SlotMissing
         | Kind::SlotActive
         | Kind::SlotNearlyLost
+        | Kind::SlotNotFailover
+        | Kind::HoldersHidden
         | Kind::UnlimitedRetention
         | Kind::SynchronousStandby
         | Kind::PublicationMissing
@@ -140,15 +155,31 @@ fn blocks(kind: Kind) -> bool {
     }
 }
 
-/// SQL that makes the slot, for psql.
-pub fn make_slot(slot: &SlotName) -> Statement {
+/// The same for psql.
+pub fn slot_change(change: SlotChange, slot: &SlotName, failover: bool) -> Statement {
+    match change {
+        SlotChange::Make => make_slot(slot, failover),
+        SlotChange::ToFailover => Statement::new(
+            format!("slot {slot}: standbys keep it too; no rowcast may stream meanwhile"),
+            // The command belongs to the replication protocol.
+            format!(
+                "\\connect -reuse-previous=on \"replication=database\"\n\
+                 ALTER_REPLICATION_SLOT {} (FAILOVER true)",
+                quote_identifier(slot.as_str())
+            ),
+        ),
+    }
+}
+
+fn make_slot(slot: &SlotName, failover: bool) -> Statement {
+    let failover = if failover { ", failover => true" } else { "" };
     Statement::new(
         format!(
             "slot {slot}: from here on Postgres keeps changes for rowcast; this waits for open \
              transactions"
         ),
         format!(
-            "SELECT pg_create_logical_replication_slot({}, 'pgoutput')",
+            "SELECT pg_create_logical_replication_slot({}, 'pgoutput'{failover})",
             quote_literal(slot.as_str())
         ),
     )

@@ -16,6 +16,8 @@ pub struct Server {
     pub role: Box<str>,
     /// Whether that role may stream: `REPLICATION`, or superuser.
     pub may_replicate: bool,
+    /// Whether it may see the replication of others: `pg_read_all_stats`.
+    pub sees_replication: bool,
     pub wal_level: Box<str>,
     /// After how long without an answer the server drops a stream; `None`: never.
     pub wal_sender_timeout: Option<Duration>,
@@ -44,7 +46,13 @@ pub enum Hosting {
 
 impl Server {
     pub const PG15: u32 = 150_000;
+    pub const PG17: u32 = 170_000;
     pub const PG18: u32 = 180_000;
+
+    /// Whether standbys can keep a logical slot, for the time after a failover.
+    pub fn has_failover_slots(&self) -> bool {
+        self.version_num >= Server::PG17
+    }
 
     pub async fn read(client: &Client) -> Result<Server, Error> {
         let row = client.query_one(SERVER, &[]).await?;
@@ -65,6 +73,7 @@ impl Server {
             database: text("database")?,
             role: text("role")?,
             may_replicate: row.try_get("may_replicate")?,
+            sees_replication: row.try_get("sees_replication")?,
             wal_level: text("wal_level")?,
             wal_sender_timeout: u64::try_from(timeout_ms)
                 .ok()
@@ -100,6 +109,7 @@ SELECT max(setting) FILTER (WHERE name = 'server_version_num')::bigint AS versio
        current_database()::text AS database,
        session_user::text AS role,
        (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = session_user)
-           AS may_replicate
+           AS may_replicate,
+       pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS sees_replication
 FROM pg_settings
 ";

@@ -29,7 +29,7 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    async fn on(database: Database) -> Scene {
+    pub(crate) async fn on(database: Database) -> Scene {
         let toml = database.toml();
         Scene::by(database, &toml).await
     }

@@ -16,6 +16,7 @@ mod network;
 mod readme;
 mod setup;
 mod setup_command;
+mod standby;
 mod tls;
 mod visible;
 mod wal;

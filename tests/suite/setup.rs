@@ -10,7 +10,7 @@ use rowcast::{
         checks::{Expected, Finding, Kind, check},
         identity::{self, OwnIndex},
         need::{IdentityNeed, Need},
-        plan::{self, Identities, SetupError},
+        plan::{self, Identities, SetupError, SlotChange},
         snapshot::Snapshot,
         statement::{Statement, StatementError},
     },
@@ -88,13 +88,19 @@ impl Site {
     }
 
     fn expected<'a>(&'a self, needs: &'a [Need]) -> Expected<'a> {
-        Expected { slot: &self.slot, publication: &self.publication, needs }
+        Expected {
+            slot: &self.slot,
+            publication: &self.publication,
+            needs,
+            takeover: false,
+            failover: false,
+        }
     }
 
     /// As `rowcast setup --identity`. Returns the SQL it ran.
     async fn setup(&self) -> Vec<String> {
         let plan = self.plan(Identities::Change).await.unwrap_or_else(|error| panic!("{error}"));
-        let slot = plan.makes_slot.then(|| plan::make_slot(&self.slot));
+        let slot = plan.slot.map(|change| plan::slot_change(change, &self.slot, false));
         let statements = [plan.statements, slot.into_iter().collect()].concat();
         self.run(&statements).await;
         statements.into_iter().map(|statement| statement.sql).collect()
@@ -272,7 +278,9 @@ async fn the_printed_script_runs_in_psql_to_the_same_end() {
     site.wanted = vec![("posts", &["user_id"]), ("logs", &[]), ("events", &["user_id"])];
     let plan = site.plan(Identities::Change).await.expect("nothing is in the way");
     let mut script = Statement::script_head();
-    for statement in plan.statements.iter().chain([&plan::make_slot(&site.slot)]) {
+    for statement in
+        plan.statements.iter().chain([&plan::slot_change(SlotChange::Make, &site.slot, false)])
+    {
         script.push_str(&statement.script());
     }
     site.database.psql(&script).await;
@@ -433,7 +441,13 @@ async fn a_standby_list_with_us_in_it_is_an_error_and_no_limit_a_warning() {
     let slot = "rowcast".parse().expect("it is a name");
     let publication = "rowcast".parse().expect("it is a name");
     let snapshot = Snapshot::gather(&client, &slot, &publication).await.expect("it only reads");
-    let expected = Expected { slot: &slot, publication: &publication, needs: &[] };
+    let expected = Expected {
+        slot: &slot,
+        publication: &publication,
+        needs: &[],
+        takeover: false,
+        failover: false,
+    };
     let findings = check(&snapshot, &expected);
     let standby = findings.iter().find(|finding| finding.kind == Kind::SynchronousStandby);
     assert!(standby.is_some_and(Finding::is_error), "{findings:?}");

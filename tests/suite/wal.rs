@@ -5,7 +5,9 @@ use std::{fmt::Write as _, sync::Arc, time::Duration};
 use rowcast::{
     change::{Batch, Change, Item, Lsn, Operation, Position, Relation, Value},
     postgres::catalog,
-    source::wal::{Error, Options, Session, SlotChoice, connection::ReplicationConnection},
+    source::wal::{
+        Error, Options, STATUS_INTERVAL, Session, SlotChoice, connection::ReplicationConnection,
+    },
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -52,6 +54,7 @@ impl Streaming {
             dsn: database.url().parse().unwrap(),
             slot: SlotChoice::Named(database.slot().parse().unwrap()),
             publication: "p".parse().unwrap(),
+            status_interval: STATUS_INTERVAL,
             wal_sender_timeout: Duration::from_secs(60),
             catalog: catalog::relations(&client).await.unwrap(),
             wanted: Box::new(move |relation: &Relation| {

@@ -65,6 +65,8 @@ pub(super) async fn prepare(cluster: &Cluster, endpoint: &Endpoint) -> anyhow::R
         state: None,
         on_slot_loss: OnSlotLoss::Stop,
         max_retained_wal: None,
+        takeover: false,
+        failover: false,
     };
     Ok(Prepared { options, deliver, application })
 }

@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 use crate::change::Lsn;
 use crate::postgres::{Dsn, SlotName};
 use crate::source::wal::Maker;
-use crate::source::wal::connection::ReplicationConnection;
+use crate::source::wal::connection::{Persistence, ReplicationConnection};
 
 use super::SESSION_NAME;
 
@@ -22,6 +22,7 @@ pub(super) async fn connect(dsn: &Dsn) -> anyhow::Result<ReplicationConnection> 
 pub(super) async fn make(
     replication: ReplicationConnection,
     slot: &SlotName,
+    persistence: Persistence,
     dsn: &Dsn,
     observer: &Client,
 ) -> anyhow::Result<Lsn> {
@@ -29,7 +30,8 @@ pub(super) async fn make(
     let interrupted = async move {
         interrupt.recv().await;
     };
-    let maker = Maker { dsn, application_name: SESSION_NAME, observer, way_out: "Ctrl-C" };
+    let maker =
+        Maker { dsn, application_name: SESSION_NAME, persistence, observer, way_out: "Ctrl-C" };
     let made = maker.make(replication, slot, interrupted).await?;
     made.ok_or_else(|| anyhow!("interrupted: slot {slot} was not made; the rest of setup stays"))
 }

@@ -62,6 +62,8 @@ pub struct System {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Persistence {
     Permanent,
+    /// Permanent, and kept by standbys too. From Postgres 17 on.
+    Failover,
     /// It ends with its session, and with the first error of that session.
     Temporary,
 }
@@ -126,6 +128,17 @@ impl ReplicationConnection {
         let rows = self.query(&command).await.map_err(|error| error.about(slot))?;
         let consistent_point = || rows.first()?.get(1)?.as_deref()?.parse().ok();
         consistent_point().ok_or(Error::Answer { command: "CREATE_REPLICATION_SLOT" })
+    }
+
+    /// Has standbys keep the slot too. From Postgres 17 on.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSlot`], [`Error::SlotInUse`].
+    pub async fn set_failover(&mut self, slot: &SlotName) -> Result<(), Error> {
+        let slot_name = quote_identifier(slot.as_str());
+        let command = format!("ALTER_REPLICATION_SLOT {slot_name} (FAILOVER true)");
+        self.query(&command).await.map_err(|error| error.about(slot))?;
+        Ok(())
     }
 
     /// Drops a slot that nobody uses.
@@ -339,14 +352,15 @@ fn create_slot_command(
 ) -> String {
     let slot = quote_identifier(slot.as_str());
     let temporary = match persistence {
-        Persistence::Permanent => "",
+        Persistence::Permanent | Persistence::Failover => "",
         Persistence::Temporary => " TEMPORARY",
     };
-    let no_snapshot = match major_version {
-        Some(..15) => "NOEXPORT_SNAPSHOT",
+    let options = match (persistence, major_version) {
+        (Persistence::Failover, _) => "(SNAPSHOT 'nothing', FAILOVER true)",
+        (_, Some(..15)) => "NOEXPORT_SNAPSHOT",
         _ => "(SNAPSHOT 'nothing')",
     };
-    format!("CREATE_REPLICATION_SLOT {slot}{temporary} LOGICAL pgoutput {no_snapshot}")
+    format!("CREATE_REPLICATION_SLOT {slot}{temporary} LOGICAL pgoutput {options}")
 }
 
 fn start_replication_command(slot: &SlotName, publication: &PublicationName, start: Lsn) -> String {

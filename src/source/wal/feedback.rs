@@ -9,10 +9,11 @@ const ADVANCING: Duration = Duration::from_secs(1);
 const CAUGHT_UP: Duration = Duration::from_millis(100);
 /// A server may ask for replies faster than anyone needs them.
 const ASKED: Duration = Duration::from_millis(10);
-/// Between status updates when nothing else calls for one.
-const LONGEST_INTERVAL: Duration = Duration::from_secs(10);
-/// How long a server may stay silent, if its own timeout is not longer.
-const SILENCE: Duration = Duration::from_secs(60);
+/// Between status updates when nothing else calls for one, unless somebody
+/// waits for them.
+pub const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a server may stay silent, if its own timeout is short.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// Decides what to confirm and when. Pure: the session sends.
 ///
@@ -40,20 +41,24 @@ pub(super) struct StatusUpdate {
 }
 
 impl Feedback {
-    /// `wal_sender_timeout` is the server's; zero means that it never gives up.
-    pub(super) fn new(wal_sender_timeout: Duration, now: Instant) -> Feedback {
+    /// `interval` is the longest between two updates. `wal_sender_timeout` is the
+    /// server's; zero means that it never gives up.
+    pub(super) fn new(interval: Duration, wal_sender_timeout: Duration, now: Instant) -> Feedback {
         let interval = match wal_sender_timeout {
-            Duration::ZERO => LONGEST_INTERVAL,
-            timeout => LONGEST_INTERVAL.min(timeout / 3),
+            Duration::ZERO => interval,
+            timeout => interval.min(timeout / 3),
         };
         Feedback {
             interval,
-            silence: SILENCE.max(wal_sender_timeout),
+            // While it decodes a transaction that does not concern us, a server
+            // answers only after half of its timeout. To leave it then would
+            // mean to have it begin again, for ever.
+            silence: SILENCE.max(wal_sender_timeout * 3 / 4),
             received: Lsn::ZERO,
             confirmed: Lsn::ZERO,
             reply_requested: false,
             // The first update goes out at once: it tells the server that we live.
-            sent_at: now.checked_sub(LONGEST_INTERVAL).unwrap_or(now),
+            sent_at: now.checked_sub(STATUS_INTERVAL).unwrap_or(now),
             sent_flush: Lsn::ZERO,
             heard_at: now,
         }
@@ -125,7 +130,7 @@ mod tests {
     #[test]
     fn only_what_was_delivered_is_flushed() {
         let start = Instant::now();
-        let mut feedback = Feedback::new(Duration::from_secs(60), start);
+        let mut feedback = Feedback::new(STATUS_INTERVAL, Duration::from_secs(60), start);
         feedback.received(lsn(100));
         feedback.confirm(lsn(40));
         let update = feedback.update(start).unwrap();
@@ -137,18 +142,21 @@ mod tests {
     #[test]
     fn updates_come_at_a_third_of_the_servers_timeout() {
         let start = Instant::now();
-        let mut feedback = Feedback::new(Duration::from_secs(6), start);
+        let mut feedback = Feedback::new(STATUS_INTERVAL, Duration::from_secs(6), start);
         assert!(feedback.update(start).is_some());
         assert_eq!(feedback.update(start + Duration::from_millis(1999)), None);
         assert!(feedback.update(start + Duration::from_secs(2)).is_some());
-        let never = Feedback::new(Duration::ZERO, start);
-        assert_eq!(never.interval, LONGEST_INTERVAL);
+        let never = Feedback::new(STATUS_INTERVAL, Duration::ZERO, start);
+        assert_eq!(never.interval, STATUS_INTERVAL);
+        let watched = Duration::from_secs(1);
+        let watched = Feedback::new(watched, Duration::from_secs(60), start);
+        assert_eq!(watched.interval, Duration::from_secs(1));
     }
 
     #[test]
     fn a_request_is_answered_at_once_but_a_storm_of_them_is_not() {
         let start = Instant::now();
-        let mut feedback = Feedback::new(Duration::from_secs(60), start);
+        let mut feedback = Feedback::new(STATUS_INTERVAL, Duration::from_secs(60), start);
         feedback.update(start).unwrap();
         let soon = start + Duration::from_millis(50);
         feedback.reply_requested();
@@ -161,7 +169,7 @@ mod tests {
     #[test]
     fn all_delivered_is_told_sooner_than_some_delivered() {
         let start = Instant::now();
-        let mut feedback = Feedback::new(Duration::from_secs(60), start);
+        let mut feedback = Feedback::new(STATUS_INTERVAL, Duration::from_secs(60), start);
         feedback.update(start).unwrap();
         feedback.received(lsn(10));
         feedback.confirm(lsn(5));
@@ -173,7 +181,7 @@ mod tests {
     #[test]
     fn a_silent_server_is_asked_and_then_given_up() {
         let start = Instant::now();
-        let mut feedback = Feedback::new(Duration::from_secs(30), start);
+        let mut feedback = Feedback::new(STATUS_INTERVAL, Duration::from_secs(30), start);
         assert!(!feedback.update(start).unwrap().reply_wanted);
         let later = start + Duration::from_secs(10);
         assert!(feedback.update(later).unwrap().reply_wanted);

@@ -13,6 +13,7 @@ use crate::postgres::{self, ConnectError, Dsn, SlotName, blockers};
 pub struct Maker<'a> {
     pub dsn: &'a Dsn,
     pub application_name: &'a str,
+    pub persistence: Persistence,
     /// Is asked what the slot waits for.
     pub observer: &'a Client,
     /// How somebody who does not want to wait gives up.
@@ -73,7 +74,7 @@ impl Maker<'_> {
         const NEXT_WORDS: Duration = Duration::from_secs(5);
 
         let pid = replication.process_id();
-        let made = replication.create_slot(slot, Persistence::Permanent);
+        let made = replication.create_slot(slot, self.persistence);
         tokio::pin!(made, cancelled);
         let mut words = interval_at(tokio::time::Instant::now() + FIRST_WORD, NEXT_WORDS);
         words.set_missed_tick_behavior(MissedTickBehavior::Delay);

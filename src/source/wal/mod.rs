@@ -17,6 +17,7 @@ mod relations;
 mod session;
 
 pub use decoder::DecoderError;
+pub use feedback::STATUS_INTERVAL;
 pub use frame::{FrameError, SkimError};
 pub use inbox::{InboxError, Wanted};
 pub use make_slot::{MakeSlotError, Maker};

@@ -30,6 +30,8 @@ pub struct Options {
     pub dsn: Dsn,
     pub slot: SlotChoice,
     pub publication: PublicationName,
+    /// The longest time between two status updates.
+    pub status_interval: Duration,
     /// The server's, which drops a client that it has not heard of for so long.
     pub wal_sender_timeout: Duration,
     /// The tables as the catalog has them now.
@@ -141,8 +143,17 @@ impl Session {
         mut connection: ReplicationConnection,
         options: Options,
     ) -> Result<Session, Error> {
-        let Options { dsn, slot, publication, wal_sender_timeout, catalog, wanted, start, until } =
-            options;
+        let Options {
+            dsn,
+            slot,
+            publication,
+            status_interval,
+            wal_sender_timeout,
+            catalog,
+            wanted,
+            start,
+            until,
+        } = options;
         let slot = match slot {
             SlotChoice::Named(slot) => slot,
             SlotChoice::Temporary(slot) => {
@@ -153,7 +164,7 @@ impl Session {
         // 0/0 goes on where the slot was confirmed.
         let CopyBoth { stream, inbox } =
             connection.start_replication(&slot, &publication, start.unwrap_or(Lsn::ZERO)).await?;
-        let mut feedback = Feedback::new(wal_sender_timeout, Instant::now());
+        let mut feedback = Feedback::new(status_interval, wal_sender_timeout, Instant::now());
         if let Some(start) = start {
             feedback.confirm(start);
         }

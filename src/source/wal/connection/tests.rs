@@ -19,6 +19,10 @@ fn a_slot_is_made_in_the_syntax_of_the_server() {
     assert_eq!(command(Some(18)), new);
     assert_eq!(command(None), new);
     assert_eq!(
+        create_slot_command(&slot, Persistence::Failover, Some(17)),
+        r#"CREATE_REPLICATION_SLOT "rowcast" LOGICAL pgoutput (SNAPSHOT 'nothing', FAILOVER true)"#
+    );
+    assert_eq!(
         create_slot_command(&slot, Persistence::Temporary, Some(17)),
         r#"CREATE_REPLICATION_SLOT "rowcast" TEMPORARY LOGICAL pgoutput (SNAPSHOT 'nothing')"#
     );
