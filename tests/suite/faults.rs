@@ -19,7 +19,7 @@ use crate::harness::{
     wait::{SOON, eventually},
 };
 
-const IDS: i32 = 7;
+pub(crate) const IDS: i32 = 7;
 
 /// Rows that count their own updates, and rowcast between them and a strict endpoint.
 pub(crate) struct Scene {
@@ -87,7 +87,7 @@ impl Scene {
 }
 
 /// The versions of `id` on the channel, in the order accepted.
-fn heard(accepted: &[Accepted], channel: &str, id: i32) -> Vec<i32> {
+pub(crate) fn heard(accepted: &[Accepted], channel: &str, id: i32) -> Vec<i32> {
     let of_id =
         |accepted: &&Accepted| accepted.event.channel == channel && accepted.event.data("id") == id;
     let version = |accepted: &Accepted| accepted.event.data("version").as_i64().unwrap() as i32;

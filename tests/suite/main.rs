@@ -13,6 +13,7 @@ mod harness_itself;
 mod imports;
 mod main_job;
 mod network;
+mod promotion;
 mod readme;
 mod setup;
 mod setup_command;

@@ -15,7 +15,9 @@ use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
 use super::{
-    cache, installed, scratch,
+    cache, installed,
+    proxy::Proxy,
+    scratch,
     server::{as_server, give_to_server, initdb, template},
     wait::{SOON, eventually},
 };
@@ -124,7 +126,43 @@ impl Cluster {
         Self::copy_of(&initdb(version), version, &[]).await
     }
 
+    /// A hot standby that streams from this cluster by way of the proxy to it. This one is stopped for the copy, and
+    /// gets a physical slot `standby`. From 17 on the standby keeps this one's failover slots too.
+    pub async fn standby(&self, proxy: &Proxy) -> Self {
+        self.psql("postgres", "select pg_create_physical_replication_slot('standby', true)").await;
+        self.stop(Stop::Fast).await;
+        let conninfo =
+            format!("host=127.0.0.1 port={} user=postgres dbname=postgres", proxy.port());
+        let mut settings = vec![
+            ("primary_conninfo", &*conninfo),
+            ("primary_slot_name", "standby"),
+            ("hot_standby_feedback", "on"),
+            // Comes back soon after the network does.
+            ("wal_retrieve_retry_interval", "100ms"),
+        ];
+        if self.version.major() >= 17 {
+            settings.push(("sync_replication_slots", "on"));
+        }
+        let mut standby = Self::copy(self.version, &self.data(), &settings);
+        standby.place("standby.signal", b"");
+        // First: what finds no primary comes back for slots only after a minute.
+        self.start_again().await;
+        standby.open().await;
+        standby
+    }
+
+    /// Makes a primary of a standby, with a timeline of its own.
+    pub async fn promote(&self) {
+        assert_eq!(self.psql("postgres", "select pg_promote()").await, "t");
+    }
+
     async fn copy_of(original: &Path, version: Version, settings: &[(&str, &str)]) -> Self {
+        let mut cluster = Self::copy(version, original, settings);
+        cluster.open().await;
+        cluster
+    }
+
+    fn copy(version: Version, original: &Path, settings: &[(&str, &str)]) -> Self {
         let folder = scratch::folder(&format!("pg{}", version.major()));
         let data = folder.path().join("data");
         let copied = Command::new("cp")
@@ -135,19 +173,22 @@ impl Cluster {
             .status();
         assert!(copied.expect("cp is there").success(), "copying the cluster failed");
         give_to_server(folder.path());
-        let mut cluster = Self { version, folder, port: 0, postmaster: Mutex::new(None) };
+        let cluster = Self { version, folder, port: 0, postmaster: Mutex::new(None) };
         cluster.append("postgresql.conf", &cluster.configuration(settings));
+        cluster
+    }
 
+    async fn open(&mut self) {
         // Another process may take the port before Postgres does.
         for _ in 0..5 {
-            cluster.port = scratch::free_port();
-            match cluster.try_start_again().await {
-                Ok(()) => return cluster,
+            self.port = scratch::free_port();
+            match self.try_start_again().await {
+                Ok(()) => return,
                 Err(log) if log.contains("Address already in use") => {}
-                Err(log) => panic!("Postgres {} does not start: {log}", version.major()),
+                Err(log) => panic!("Postgres {} does not start: {log}", self.version.major()),
             }
         }
-        panic!("no port for Postgres {} in five attempts", version.major());
+        panic!("no port for Postgres {} in five attempts", self.version.major());
     }
 
     /// The cluster that the tests of this process share. Databases and slots are made by `Database::fresh`.
@@ -343,7 +384,8 @@ impl Cluster {
             let state = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
             let mut lines = state.lines();
             // After a crash the file of the one before is still there.
-            if lines.next() == Some(&pid) && lines.any(|line| line.trim() == "ready") {
+            let is_open = |line: &str| ["ready", "standby"].contains(&line.trim());
+            if lines.next() == Some(&pid) && lines.any(is_open) {
                 return Some(Ok(()));
             }
             let mut postmaster = self.postmaster();
