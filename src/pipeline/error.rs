@@ -21,8 +21,6 @@ pub enum Error {
     Inspect(#[source] tokio_postgres::Error),
     #[error("the state of the database could not be read in time: is a system catalog locked?")]
     InspectTimeout,
-    #[error("the server does not say within {} s which commits are visible", .0.as_secs())]
-    Unanswered(Duration),
     #[error(transparent)]
     Refused(#[from] Refused),
     #[error(transparent)]
@@ -31,6 +29,11 @@ pub enum Error {
     Renamed(#[from] route::Renamed),
     #[error(transparent)]
     Deliver(#[from] deliver::Error),
+    #[error(
+        "Postgres has not answered for {} s: the network is broken, or its machine hangs",
+        .0.as_secs()
+    )]
+    Unanswered(Duration),
     #[error("Postgres closed the connection")]
     Disconnected(#[source] Option<tokio_postgres::Error>),
     #[error(transparent)]

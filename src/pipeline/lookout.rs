@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_postgres::Client;
 use tracing::warn;
 
@@ -13,6 +13,9 @@ use crate::postgres::{Connection, blockers};
 /// How often to look how much log is kept for us. A busy server writes a
 /// gigabyte in less than a minute.
 const LAG_EVERY: Duration = Duration::from_secs(5);
+/// A network may be broken without either end's knowing. The stream alone does
+/// not tell: a server that is at work is silent there.
+const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 /// Between two warnings about the same old transaction.
 const REPEAT_AFTER: Duration = Duration::from_secs(600);
 
@@ -77,7 +80,8 @@ impl Lookout<'_> {
     async fn weigh(&mut self) -> Result<(), Error> {
         let client = &self.connection.client;
         let slot = self.options.slot.name(&self.options.database);
-        let lag = lag::read(client, slot).await.map_err(Error::Inspect)?;
+        let answer = timeout(ANSWER_WITHIN, lag::read(client, slot)).await;
+        let lag = answer.map_err(|_| Error::Unanswered(ANSWER_WITHIN))?.map_err(Error::Inspect)?;
         let Some(lag) = lag else { return Ok(()) };
         let max_bytes = self.max_retained_wal;
         if lag.unconfirmed_bytes() > max_bytes {

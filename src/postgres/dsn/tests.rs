@@ -206,7 +206,7 @@ fn timeouts_are_bounded_by_default_and_zero_lifts_them() {
     assert_eq!(of("user=u connect_timeout=3").connect_timeout, Some(Duration::from_secs(3)));
     assert_eq!(of("user=u connect_timeout=0").connect_timeout, None);
     assert_eq!(of("user=u connect_timeout=-1").connect_timeout, None);
-    assert_eq!(of("user=u").tcp.user_timeout, Some(Duration::from_secs(60)));
+    assert_eq!(of("user=u").tcp.user_timeout, Some(Duration::from_secs(20)));
     assert_eq!(
         of("user=u tcp_user_timeout=1500").tcp.user_timeout,
         Some(Duration::from_millis(1500))

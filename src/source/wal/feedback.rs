@@ -13,7 +13,7 @@ const ASKED: Duration = Duration::from_millis(10);
 /// waits for them.
 pub const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a server may stay silent, if its own timeout is short.
-const SILENCE: Duration = Duration::from_secs(30);
+const SILENCE: Duration = Duration::from_secs(20);
 
 /// Decides what to confirm and when. Pure: the session sends.
 ///
