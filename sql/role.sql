@@ -13,6 +13,9 @@
 -- Another name than rowcast: --set=role=NAME. Without a password (peer or
 -- certificate): leave --set=password away.
 --
+-- For [run] takeover = true add --set=takeover=1: it grants pg_read_all_stats,
+-- by which one instance sees when another was last heard.
+--
 -- Hosted servers:
 --   Amazon RDS, Aurora   --set=rds=1, which grants rds_replication instead of
 --                        REPLICATION; rds.logical_replication = 1 in the
@@ -47,6 +50,10 @@ WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'role') \gexec
 
 \if :{?password}
   ALTER ROLE :"role" PASSWORD :'password';
+\endif
+
+\if :{?takeover}
+  GRANT pg_read_all_stats TO :"role";
 \endif
 
 -- PUBLIC has CONNECT unless somebody revoked it.

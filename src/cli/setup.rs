@@ -3,7 +3,6 @@
 mod make_slot;
 mod report;
 
-use anyhow::Context;
 use tokio_postgres::Client;
 
 use super::{Global, rules};
@@ -133,8 +132,7 @@ pub(super) async fn setup(
             report.made(slot, format!("from {lsn} on Postgres keeps changes for rowcast"));
         }
         Some((SlotChange::ToFailover, mut replication)) => {
-            let changed = replication.set_failover(&database.slot).await;
-            changed.context("stop rowcast meanwhile: a slot in use cannot be changed")?;
+            replication.set_failover(&database.slot).await?;
             report.made(slot, "standbys keep it too".to_owned());
         }
         None => {}

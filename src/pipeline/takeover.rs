@@ -24,10 +24,13 @@ struct Holder {
     pid: i32,
     /// Of another program we do not know how often it speaks.
     is_rowcast: bool,
-    /// The server is at work for it. Until that is done it reads no status
-    /// updates: whether the other end lives cannot be told. Once it waits, it has
-    /// read all that came.
-    is_busy: bool,
+    /// The server waits, for its client or for more log, so it has read all that
+    /// its client sent.
+    waits: bool,
+    /// How far the server is. While this grows it reads what comes; while it
+    /// works off one large transaction, which says nothing of its client, it
+    /// does neither.
+    sent_lsn: Option<Box<str>>,
     /// When its other end last spoke, by that one's clock; only whether it
     /// changes says something. `None`: never yet, or we may not see it.
     reply_time: Option<Box<str>>,
@@ -121,14 +124,13 @@ impl Standby {
             self.own = None;
             return Some(Why::Ours);
         }
-        let since = match &self.seen {
-            Some((seen, since)) if holder.says_no_more_than(seen) => *since,
-            _ => {
-                self.seen = Some((holder.clone(), now));
-                return None;
-            }
+        let (seen, since) = match self.seen.take() {
+            Some((seen, since)) if holder.says_no_more_than(&seen) => (seen, since),
+            _ => (holder.clone(), now),
         };
-        let can_be_heard = !holder.is_busy && holder.reply_time.is_some();
+        self.seen = Some((holder.clone(), since));
+        let reads = holder.waits || holder.sent_lsn != seen.sent_lsn;
+        let can_be_heard = reads && holder.reply_time.is_some();
         let is_silent = can_be_heard && now.duration_since(since) >= PATIENCE;
         (self.takeover && is_silent).then(|| {
             self.seen = None;
@@ -146,7 +148,8 @@ async fn look(client: &Client, slot: &SlotName) -> Result<Option<Holder>, Error>
         Ok(Holder {
             pid: row.try_get("pid")?,
             is_rowcast: row.try_get::<_, Option<&str>>("application")? == Some(APPLICATION_NAME),
-            is_busy: row.try_get("is_busy")?,
+            waits: row.try_get("waits")?,
+            sent_lsn: row.try_get::<_, Option<String>>("sent_lsn")?.map(Box::from),
             reply_time: row.try_get::<_, Option<String>>("reply_time")?.map(Box::from),
         })
     };
@@ -177,10 +180,11 @@ async fn end(client: &Client, slot: &SlotName, pid: i32, why: Why) -> Result<(),
     Ok(())
 }
 
-/// A walsender that waits does so for its client or, as `Activity`, for more log.
+/// `Activity` is to wait for more log.
 const HOLDER: &str = "
 SELECT s.active_pid AS pid, a.application_name AS application, r.reply_time::text AS reply_time,
-       coalesce(a.wait_event_type, '') NOT IN ('Activity', 'Client') AS is_busy
+       r.sent_lsn::text AS sent_lsn,
+       coalesce(a.wait_event_type, '') IN ('Activity', 'Client') AS waits
 FROM pg_replication_slots s
 LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid
 LEFT JOIN pg_stat_replication r ON r.pid = s.active_pid
@@ -194,7 +198,8 @@ mod tests {
     use super::*;
 
     fn holder(pid: i32, reply_time: &str) -> Holder {
-        Holder { pid, is_rowcast: true, is_busy: false, reply_time: Some(reply_time.into()) }
+        let (reply_time, sent_lsn) = (Some(reply_time.into()), Some("0/1".into()));
+        Holder { pid, is_rowcast: true, waits: true, sent_lsn, reply_time }
     }
 
     /// What a standby decides, second by second, about holders it sees.
@@ -231,12 +236,14 @@ mod tests {
 
     #[test]
     fn silence_while_the_server_is_at_work_says_nothing() {
-        let busy = Holder { is_busy: true, ..holder(7, "x") };
-        let mut seen = vec![busy; 20];
+        let busy = Holder { waits: false, ..holder(7, "x") };
+        let mut seen = vec![busy.clone(); 20];
         assert_eq!(verdicts(&mut Standby::new(true), &seen), [None; 20]);
         seen.push(holder(7, "y"));
         assert_eq!(verdicts(&mut Standby::new(true), &seen), [None; 21], "it was read then");
         seen[20] = holder(7, "x");
+        assert_eq!(verdicts(&mut Standby::new(true), &seen)[20], Some(Why::Silent));
+        seen[20] = Holder { sent_lsn: Some("0/2".into()), ..busy };
         assert_eq!(verdicts(&mut Standby::new(true), &seen)[20], Some(Why::Silent));
     }
 

@@ -46,6 +46,12 @@ pub enum SetupError {
         why = .0.iter().map(|s| format!("{}\n", s.why)).collect::<String>(),
     )]
     Identity(Vec<Shortfall>),
+    /// Postgres would have the change wait until the stream ends.
+    #[error(
+        "slot {slot} is in use by backend {pid}, and failover is to be on: stop that rowcast while \
+         setup has standbys keep the slot too"
+    )]
+    SlotInUse { slot: SlotName, pid: i32 },
     #[error(transparent)]
     Publish(#[from] PublishError),
 }
@@ -111,7 +117,10 @@ pub fn setup(
     }
     let slot = match &snapshot.slot {
         None => Some(SlotChange::Make),
-        Some(slot) if expected.failover && !slot.failover => Some(SlotChange::ToFailover),
+        Some(slot) if expected.failover && !slot.failover => match slot.active_pid {
+            None => Some(SlotChange::ToFailover),
+            Some(pid) => return Err(SetupError::SlotInUse { slot: expected.slot.clone(), pid }),
+        },
         Some(_) => {
             found.push(format!("slot {}", expected.slot));
             None

@@ -97,15 +97,38 @@ async fn a_slow_network_loses_nothing() {
     assert!(run.is_running());
 }
 
-#[tokio::test]
-async fn postgres_stops_fast_though_the_ordinary_connection_is_stalled_and_the_endpoint_hangs() {
+/// Stops Postgres while the endpoint does not take what is read, and says how long it took.
+#[expect(clippy::print_stderr, reason = "a figure that the issue asks for")]
+async fn stops(what: &str, fault: Fault, stalled: Option<Which>, limit: Duration) {
     let cluster = Arc::new(Cluster::start(Version::DEFAULT, &[]).await);
     let (scene, proxy) = proxied_to(Database::fresh(&cluster).await).await;
-    let _run = scene.run().await;
-    scene.endpoint.choose(|_| Some(Fault::Hang));
+    let run = scene.run().await;
+    scene.endpoint.choose(move |_| Some(fault.clone()));
     scene.database.psql("update counters set version = version + 1").await;
     scene.endpoint.wait_for_requests(1).await;
-    proxy.stall(Which::Ordinary);
+    if let Some(which) = stalled {
+        proxy.stall(which);
+    }
     let took = cluster.stop(Stop::Fast).await;
-    assert!(took < Duration::from_secs(25), "pg_ctl stop -m fast took {took:?}");
+    eprintln!("pg_ctl stop -m fast, {what}: {took:?}");
+    assert!(took < limit, "{what}: it took {took:?}");
+    proxy.resume();
+    scene.endpoint.heal();
+    cluster.start_again().await;
+    scene.assert_nothing_is_lost().await;
+    assert!(run.is_running());
+}
+
+#[tokio::test]
+async fn postgres_stops_fast_whatever_the_endpoint_does() {
+    let limit = Duration::from_secs(5);
+    stops("the endpoint hangs", Fault::Hang, None, limit).await;
+    stops("the endpoint answers 500", Fault::status(500), None, limit).await;
+    stops("the endpoint resets", Fault::CloseBeforeAnswer, None, limit).await;
+}
+
+/// Only over that connection a server says that it stops. Without it, it waits until we notice that it is broken.
+#[tokio::test]
+async fn postgres_stops_though_the_ordinary_connection_is_stalled() {
+    stops("the ordinary connection is stalled", Fault::Hang, Some(Which::Ordinary), NOTICED).await;
 }

@@ -238,3 +238,85 @@ async fn teardown_leaves_a_slot_in_use_and_says_by_whom() {
     assert_eq!(code, 0, "{stderr}");
     assert_eq!(state(&database).await, "identity d");
 }
+
+/// A configuration with `failover`, and a query for what became of it.
+async fn with_failover(version: Version) -> (Database, String, String) {
+    let database = Database::on(version).await;
+    database.psql(POSTS).await;
+    let config =
+        config(&database.url(), &database, RULE).replace("[run]", "[run]\nfailover = true");
+    let slot = database.slot();
+    let query = format!("select failover from pg_replication_slots where slot_name = '{slot}'");
+    (database, config, query)
+}
+
+#[tokio::test]
+async fn a_failover_slot_is_made_and_one_that_is_none_is_altered() {
+    for version in [Version::V17, Version::V18] {
+        let (database, config, query) = with_failover(version).await;
+        let rowcast = Rowcast::new(&config);
+        let (code, _, stderr) = ended(&rowcast.start(&["setup"])).await;
+        assert_eq!((code, &*database.psql(&query).await), (0, "t"), "{stderr}");
+
+        let slot = database.slot();
+        database
+            .psql(&format!(
+                "select pg_drop_replication_slot('{slot}');
+                 select pg_create_logical_replication_slot('{slot}', 'pgoutput')"
+            ))
+            .await;
+        let (code, stdout, stderr) = ended(&rowcast.start(&["setup"])).await;
+        assert_eq!((code, &*database.psql(&query).await), (0, "t"), "{stderr}");
+        assert!(stdout.contains("standbys keep it too"), "{stdout}");
+        let (code, stdout, _) = ended(&rowcast.start(&["setup"])).await;
+        assert_eq!((code, stdout.contains("changed    ")), (0, false), "{stdout}");
+    }
+}
+
+#[tokio::test]
+async fn what_print_prints_makes_and_alters_a_failover_slot() {
+    let (database, config, query) = with_failover(Version::V17).await;
+    let rowcast = Rowcast::new(&config);
+    let (_, script, _) = ended(&rowcast.start(&["setup", "--print"])).await;
+    database.psql(&script).await;
+    assert_eq!(database.psql(&query).await, "t", "{script}");
+
+    let slot = database.slot();
+    database
+        .psql(&format!(
+            "select pg_drop_replication_slot('{slot}');
+             select pg_create_logical_replication_slot('{slot}', 'pgoutput')"
+        ))
+        .await;
+    let (_, script, _) = ended(&rowcast.start(&["setup", "--print"])).await;
+    database.psql(&script).await;
+    assert_eq!(database.psql(&query).await, "t", "{script}");
+}
+
+#[tokio::test]
+async fn a_slot_in_use_is_not_made_a_failover_slot() {
+    let (database, config, _) = with_failover(Version::V17).await;
+    let rowcast = Rowcast::new(&config.replace("failover = true", ""));
+    assert_eq!(ended(&rowcast.start(&["setup"])).await.0, 0);
+    let run = rowcast.start(&["run"]);
+    run.stderr.wait_for(SOON, "streaming changes").await;
+    rowcast.configure(&config);
+    let (code, _, stderr) = ended(&rowcast.start(&["setup"])).await;
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("stop that rowcast"), "{stderr}");
+    assert!(stderr.contains(&format!("slot {} is in use", database.slot())), "{stderr}");
+}
+
+#[tokio::test]
+async fn a_failover_slot_is_refused_before_postgres_17() {
+    for version in [Version::V14, Version::V16] {
+        let (_database, config, _) = with_failover(version).await;
+        let rowcast = Rowcast::new(&config);
+        for command in ["setup", "run"] {
+            let (code, _, stderr) = ended(&rowcast.start(&[command])).await;
+            assert_eq!(code, 1, "{stderr}");
+            assert!(stderr.contains("failover is on"), "{stderr}");
+            assert!(stderr.contains("only from version 17 on"), "{stderr}");
+        }
+    }
+}
