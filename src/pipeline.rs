@@ -16,8 +16,8 @@
 //! The queues live as long as the connection to Postgres. To stop, the session
 //! stops reading and drops its end; each stage finishes what it holds and drops
 //! its own; when `Deliver` is done, the keeper writes the last position, the
-//! session confirms it and closes. Where the connection broke, what was not delivered is forgotten: the
-//! server sends it again.
+//! session confirms it and closes. Where the connection broke, what was not
+//! delivered is forgotten: the server sends it again.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -62,7 +62,8 @@ use visible::Visible;
 const QUEUE: usize = 2;
 /// For the catalogs, which a lock may keep from being read.
 const INSPECTION_TIMEOUT: Duration = Duration::from_secs(30);
-/// A Postgres that shuts down waits for us until we are gone.
+/// A Postgres that shuts down waits for us until we are gone; and a session that
+/// cannot go on is not left waiting for a slow endpoint.
 const SERVER_SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 /// For the last confirmation, and the closing of the connection.
 const CLOSE_GRACE: Duration = Duration::from_secs(3);
@@ -294,7 +295,7 @@ impl Pipeline<'_> {
             max_retained_wal,
         } = *open;
         let mut source = tokio::spawn(session.run(changes_tx, confirmed_rx, stop_rx));
-        let routing = tokio::spawn(route(router, visible, changes_rx, handoffs_tx));
+        let mut routing = tokio::spawn(route(router, visible, changes_rx, handoffs_tx));
         let keeping = match self.options.state.clone().zip(state) {
             Some((file, state)) => {
                 tokio::spawn(Keeper::new(file, state).run(progress_rx, confirmed_tx))
@@ -303,6 +304,7 @@ impl Pipeline<'_> {
         };
 
         let mut source_ended = None;
+        let mut has_routed = false;
         let mut failure = None;
         let mut deadline: Option<Instant> = None;
         let announce = || {
@@ -347,6 +349,16 @@ impl Pipeline<'_> {
                         announce();
                         is_announced = true;
                     }
+                    // If without an error, its input or what it hands on to has
+                    // ended. With one, that would look like the end of all changes.
+                    ended = &mut routing, if !has_routed => {
+                        has_routed = true;
+                        if let Err(error) = result_of(ended) {
+                            failure.get_or_insert(error);
+                            stop_tx.send_replace(true);
+                            deadline.get_or_insert(Instant::now() + SERVER_SHUTDOWN_GRACE);
+                        }
+                    }
                     error = &mut watching, if failure.is_none() => {
                         // What is shed is not waited for.
                         let grace = match error {
@@ -381,12 +393,12 @@ impl Pipeline<'_> {
             },
         };
         result_of(keeping.await);
-        // Its input is closed. Why it ended before, or that it panicked, would
-        // else look like the end of all changes.
-        let routed = result_of(routing.await);
+        if !has_routed {
+            // Its input is closed.
+            failure = failure.or(result_of(routing.await).err());
+        }
 
         let was_stopped = deadline.is_some();
-        let failure = failure.or(routed.err());
         match (failure, source_ended) {
             (Some(failure), _) => Err(failure),
             (None, Err(error)) if !was_stopped => Err(error.into()),

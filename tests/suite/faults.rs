@@ -106,7 +106,12 @@ impl Writer {
         let writing = tokio::spawn(async move {
             let mut commits = 0;
             let mut client: Option<Client> = None;
+            // Faster than a debug build behind a busy machine delivers, there would be more to repeat after each kill
+            // than a test has time for.
+            let mut pace = tokio::time::interval(Duration::from_millis(2));
+            pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             while !*stopped.borrow() {
+                pace.tick().await;
                 let Some(connected) = &client else {
                     if let Ok((new, connection)) =
                         tokio_postgres::connect(&url, tokio_postgres::NoTls).await
@@ -114,7 +119,6 @@ impl Writer {
                         tokio::spawn(connection);
                         client = Some(new);
                     }
-                    tokio::task::yield_now().await;
                     continue;
                 };
                 let id = i32::try_from(commits).unwrap() % IDS + 1;
