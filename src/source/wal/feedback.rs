@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn a_silent_server_is_asked_and_then_given_up() {
         let start = Instant::now();
-        let mut feedback = Feedback::new(STATUS_INTERVAL, Duration::from_secs(30), start);
+        let mut feedback = Feedback::new(STATUS_INTERVAL, Duration::from_secs(20), start);
         assert!(!feedback.update(start).unwrap().reply_wanted);
         let later = start + Duration::from_secs(10);
         assert!(feedback.update(later).unwrap().reply_wanted);
