@@ -157,12 +157,14 @@ impl Coalescer {
         due.into_iter().chain(self.rules.next_resync(clock)).min()
     }
 
-    /// The next resync of terms that no lane holds notifications of. Changes
-    /// after it start anew.
+    /// The next resync of terms that no lane holds notifications of which it took
+    /// until the given time, when the resync became due. What lanes take later
+    /// need not come first, or under constant load it would never be told.
+    /// Changes after it start anew.
     pub fn pop_resync(
         &mut self,
         now: Instant,
-        holds: impl Fn(&Arc<Terms>) -> bool,
+        holds: impl Fn(&Arc<Terms>, Instant) -> bool,
     ) -> Option<Resync> {
         let now = self.tick(now);
         self.rules.pop_resync(now, self.is_stopping, holds)
@@ -251,7 +253,7 @@ impl Coalescer {
             if notification.refusal.is_none() && self.rules.of(&terms).is_told_by_resync() {
                 self.rules.free(&notification);
                 frontier.enter(notification.position);
-                self.rules.owe(resync_for(&notification, Reason::Bulk), frontier);
+                self.rules.owe(resync_for(&notification, Reason::Bulk), now, frontier);
                 continue;
             }
             self.windows.add(notification, entry.hash, now, &mut self.rules, frontier);
@@ -280,7 +282,7 @@ impl Coalescer {
             frontier.enter(position);
         }
         let (terms, reason) = (resync.terms.clone(), resync.reason);
-        self.rules.owe(resync, frontier);
+        self.rules.owe(resync, now, frontier);
         if terms.may_collapse {
             self.collapse(&terms, reason, now, frontier);
         }
@@ -301,7 +303,7 @@ impl Coalescer {
         self.gather_staged(terms, reason);
         for notification in self.windows.remove_all(terms, now, &mut self.rules) {
             self.rules.free(&notification);
-            self.rules.owe(resync_for(&notification, reason), frontier);
+            self.rules.owe(resync_for(&notification, reason), now, frontier);
         }
     }
 

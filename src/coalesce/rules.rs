@@ -31,6 +31,8 @@ pub(super) struct Rule {
     /// Of the open transaction: owed at its end.
     gathered: Option<Resync>,
     owed: Option<Resync>,
+    /// What a lane took later may be sent after the owed one.
+    owed_since: Option<Instant>,
     /// When the next resync may go: they have a window too.
     closed_until: Option<Instant>,
 }
@@ -130,14 +132,19 @@ impl Rules {
 
     /// Adds to what is owed. The resync's position is in the frontier; of two,
     /// the lower one stays there.
-    pub(super) fn owe(&mut self, resync: Resync, frontier: &mut Frontier) {
+    pub(super) fn owe(&mut self, resync: Resync, now: Instant, frontier: &mut Frontier) {
         let address = address(&resync.terms);
         let rule = self.of(&resync.terms);
         let Some(owed) = &mut rule.owed else {
             rule.owed = Some(resync);
+            rule.owed_since = Some(now);
             self.owing.push_back(address);
             return;
         };
+        // Else it has collapsed, and no lane has taken a change since.
+        if !rule.terms.may_collapse {
+            rule.owed_since = Some(now);
+        }
         join(owed, resync.reason, resync.count, resync.at);
         owed.position = match (owed.position, resync.position) {
             (Some(one), Some(other)) => {
@@ -156,12 +163,12 @@ impl Rules {
         &mut self,
         now: Instant,
         is_stopping: bool,
-        holds: impl Fn(&Arc<Terms>) -> bool,
+        holds: impl Fn(&Arc<Terms>, Instant) -> bool,
     ) -> Option<Resync> {
         let may_go = |address: &usize| {
             let rule = &self.rules[address];
             let is_due = is_stopping || rule.closed_until.is_none_or(|until| until <= now);
-            is_due && !holds(&rule.terms)
+            is_due && !holds(&rule.terms, rule.owed_since.unwrap_or(now))
         };
         let index = self.owing.iter().position(may_go)?;
         let address = self.owing.remove(index)?;
@@ -203,6 +210,7 @@ impl Rule {
             oldest: None,
             gathered: None,
             owed: None,
+            owed_since: None,
             closed_until: None,
         }
     }
@@ -228,7 +236,8 @@ fn weight(notification: &Notification) -> usize {
     notification.weight() + notification.id.len() + WINDOW_BYTES
 }
 
-/// A change has a notification for each event of its rule, and is one id.
+/// A change has a notification for each event of its rule, and is one id. What
+/// is refused does not count, since no resync tells of it.
 fn ids(notification: &Notification) -> usize {
-    usize::from(notification.event_index == 0)
+    usize::from(notification.event_index == 0 && notification.refusal.is_none())
 }

@@ -85,7 +85,7 @@ impl Stage {
     }
 
     fn pop_resync(&mut self) -> Option<Resync> {
-        let popped = self.coalescer.pop_resync(self.at.now, |_| false)?;
+        let popped = self.coalescer.pop_resync(self.at.now, |_, _| false)?;
         if let Some(position) = popped.position {
             self.frontier.leave(position);
         }
@@ -236,7 +236,9 @@ fn too_many_ids_become_one_resync_and_what_comes_before_it_is_taken_only_counts(
     stage.push(notification(&terms, Action::Updated, 4, 60));
     assert_eq!(stage.coalescer.pending_bytes(), 0);
     assert!(stage.pop().is_none());
-    assert!(stage.coalescer.pop_resync(stage.at.now, |held| Arc::ptr_eq(held, &terms)).is_none());
+    assert!(
+        stage.coalescer.pop_resync(stage.at.now, |held, _| Arc::ptr_eq(held, &terms)).is_none()
+    );
     assert_eq!(stage.frontier.advance(), None);
     let resync = stage.pop_resync().expect("it is complete as far as it goes");
     assert_eq!((resync.reason, resync.count), (Reason::Bulk, Some(7)));

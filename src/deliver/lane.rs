@@ -38,6 +38,7 @@ pub(super) struct Lane {
 struct Queued {
     notification: Notification,
     debt: Debt,
+    taken_at: Instant,
 }
 
 /// What is paid once a notification was accepted, or stands in the rejected
@@ -100,9 +101,9 @@ impl Lane {
         }
     }
 
-    pub(super) fn push(&mut self, notification: Notification, debt: Debt) {
+    pub(super) fn push(&mut self, notification: Notification, debt: Debt, now: Instant) {
         self.bytes += notification.weight();
-        self.queue.push_back(Queued { notification, debt });
+        self.queue.push_back(Queued { notification, debt, taken_at: now });
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -136,10 +137,11 @@ impl Lane {
         matches!(self.state, State::Idle) && !self.queue.iter().any(is_part)
     }
 
-    /// Whether some change by these terms is in it.
-    pub(super) fn holds(&self, terms: &Arc<Terms>) -> bool {
+    /// Whether some change by these terms is in it that it took until then.
+    pub(super) fn holds(&self, terms: &Arc<Terms>, until: Instant) -> bool {
         self.queue.iter().any(|queued| {
             matches!(queued.debt, Debt::Position(_))
+                && queued.taken_at <= until
                 && Arc::ptr_eq(&queued.notification.terms, terms)
         })
     }
@@ -313,7 +315,7 @@ impl Lane {
 
     /// Takes the front notification away and returns what follows it.
     fn pop(&mut self, is_refused: bool, settled: &mut Settled) -> Vec<Queued> {
-        let Queued { notification, debt } =
+        let Queued { notification, debt, taken_at } =
             self.queue.pop_front().expect("there is a front notification");
         self.bytes -= notification.weight();
         self.done = 0;
@@ -323,7 +325,7 @@ impl Lane {
         }
         let channels = std::mem::take(&mut self.refused_on);
         let reason = std::mem::take(&mut self.reason);
-        let followers = followers(&notification, &channels);
+        let followers = followers(&notification, &channels, taken_at);
         settled.followed.extend(followers.iter().map(|follower| follower.notification.position));
         settled.rejected.push(Rejected { notification, channels, reason, debt });
         followers
@@ -343,7 +345,7 @@ impl Lane {
 
 /// A resync on the channels that refused a notification. If that is refused too,
 /// nothing more can be said there.
-fn followers(refused: &Notification, channels: &[ChannelName]) -> Vec<Queued> {
+fn followers(refused: &Notification, channels: &[ChannelName], taken_at: Instant) -> Vec<Queued> {
     if refused.resync.is_some() || channels.is_empty() {
         return Vec::new();
     }
@@ -357,7 +359,7 @@ fn followers(refused: &Notification, channels: &[ChannelName]) -> Vec<Queued> {
     };
     let debt = Debt::Position(position);
     let notifications = resync.notifications(channels.to_vec(), position);
-    notifications.map(|notification| Queued { notification, debt }).collect()
+    notifications.map(|notification| Queued { notification, debt, taken_at }).collect()
 }
 
 /// What it adds to the body of a request, near enough.

@@ -37,8 +37,14 @@ impl Lanes {
         Lanes { lanes, gate: Gate::default(), capacity }
     }
 
-    pub(super) fn push(&mut self, lane: usize, notification: Notification, debt: Debt) {
-        self.lanes[lane].push(notification, debt);
+    pub(super) fn push(
+        &mut self,
+        lane: usize,
+        notification: Notification,
+        debt: Debt,
+        now: Instant,
+    ) {
+        self.lanes[lane].push(notification, debt, now);
     }
 
     pub(super) fn count(&self) -> usize {
@@ -58,9 +64,9 @@ impl Lanes {
         self.lanes.iter().position(Lane::takes_resync)
     }
 
-    /// Whether some change by these terms is in a lane.
-    pub(super) fn hold(&self, terms: &Arc<Terms>) -> bool {
-        self.lanes.iter().any(|lane| lane.holds(terms))
+    /// Whether some change by these terms is in a lane that it took until then.
+    pub(super) fn hold(&self, terms: &Arc<Terms>, until: Instant) -> bool {
+        self.lanes.iter().any(|lane| lane.holds(terms, until))
     }
 
     /// Memory of what is not settled yet.

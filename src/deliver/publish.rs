@@ -161,10 +161,9 @@ impl Publisher {
 
     /// Begins to tell what became a resync, and asks for the list that it needs.
     fn resync(&mut self, now: Instant) {
-        while let Some(resync) = self
-            .coalescer
-            .pop_resync(now, |terms| self.lanes.hold(terms) || self.resyncs.hold(terms))
-        {
+        while let Some(resync) = self.coalescer.pop_resync(now, |terms, until| {
+            self.lanes.hold(terms, until) || self.resyncs.hold(terms)
+        }) {
             debug!(
                 rule = &*resync.terms.rule,
                 reason = resync.reason.name(),
@@ -198,7 +197,7 @@ impl Publisher {
             {
                 has_taken = true;
                 for notification in notifications {
-                    self.lanes.push(lane, notification, Debt::Resync(ticket));
+                    self.lanes.push(lane, notification, Debt::Resync(ticket), now);
                 }
             }
             for lane in 0..self.lanes.count() {
@@ -207,7 +206,7 @@ impl Publisher {
                 {
                     has_taken = true;
                     let debt = Debt::Position(notification.position);
-                    self.lanes.push(lane, notification, debt);
+                    self.lanes.push(lane, notification, debt, now);
                 }
             }
             if !has_taken {
@@ -238,6 +237,9 @@ impl Publisher {
                 let (settled, transition) = self.lanes.finish(lane, verdict, now());
                 self.settle(settled);
                 if let Some(transition) = transition {
+                    if let Transition::Resumed { .. } | Transition::Recovered { .. } = transition {
+                        self.resyncs.wake(now());
+                    }
                     self.log(&transition);
                 }
             }

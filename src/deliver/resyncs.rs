@@ -189,6 +189,15 @@ impl Resyncs {
         lists.map(|it| it.ask_at).chain(parts.map(|(due, _)| *due)).min()
     }
 
+    /// The endpoint is well again: who waits for a list need not wait for as long
+    /// as it was away.
+    pub(super) fn wake(&mut self, now: Instant) {
+        for begun in self.begun.values_mut() {
+            begun.backoff.reset();
+            begun.ask_at = begun.ask_at.min(now + begun.backoff.next());
+        }
+    }
+
     /// Stopping: what remains is due now.
     pub(super) fn hurry(&mut self, now: Instant) {
         self.spread = Duration::ZERO;
@@ -352,6 +361,21 @@ mod tests {
         let ask = resyncs.ask(now).expect("the time has come");
         resyncs.failed(ask.ticket, Some(wait), now);
         assert!(resyncs.next_due(true).expect("it is asked for again") >= now + wait);
+    }
+
+    #[test]
+    fn an_endpoint_that_is_well_again_is_soon_asked_for_lists() {
+        let (mut resyncs, mut now) = (Resyncs::new(Duration::ZERO), Instant::now());
+        resyncs.begin(resync(&["posts.*"]), now);
+        for _ in 0..12 {
+            now = resyncs.next_due(true).expect("it is asked for again");
+            let ask = resyncs.ask(now).expect("the time has come");
+            resyncs.failed(ask.ticket, None, now);
+        }
+        let due = |resyncs: &Resyncs| resyncs.next_due(true).expect("it is asked for again");
+        assert!(due(&resyncs) >= now + Duration::from_secs(10));
+        resyncs.wake(now);
+        assert!(due(&resyncs) <= now + Duration::from_secs(1));
     }
 
     #[test]

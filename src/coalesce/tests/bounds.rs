@@ -101,3 +101,18 @@ fn terms_that_nobody_uses_any_more_are_forgotten() {
         assert!(stage.coalescer.rules.len() <= 2);
     }
 }
+
+#[test]
+fn what_is_refused_does_not_make_its_rule_collapse() {
+    let terms = Arc::new(terms("post"));
+    let mut stage = Stage::new(Limits { collapse_above: 2, ..AMPLE });
+    let refusal = Some(Refusal::Oversize { bytes: 2, limit: 1 });
+    for id in 1..=3 {
+        let made = notification(&terms, Action::Updated, id, 1);
+        stage.push(Notification { refusal: refusal.clone(), ..made });
+    }
+    stage.push(notification(&terms, Action::Updated, 4, 1));
+    stage.reach(Position::new(1));
+    assert!(stage.pop_resync().is_none());
+    assert_eq!(stage.pop_all().len(), 4);
+}

@@ -385,7 +385,7 @@ impl World {
     }
 
     fn pop_resync(&mut self) -> Option<()> {
-        let popped = self.stage.coalescer.pop_resync(self.stage.at.now, |_| false)?;
+        let popped = self.stage.coalescer.pop_resync(self.stage.at.now, |_, _| false)?;
         self.last_resync.insert(self.rule_of(&popped.terms), self.serial);
         self.popped.push((self.serial, Popped::Resync(popped)));
         Some(())

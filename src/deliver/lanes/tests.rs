@@ -75,7 +75,7 @@ impl Lanes {
     fn put(&mut self, notification: Notification) {
         let id: usize = notification.id.parse().expect("a number");
         let debt = Debt::Position(notification.position);
-        self.push(id % self.count(), notification, debt);
+        self.push(id % self.count(), notification, debt, Instant::now());
     }
 }
 
@@ -201,7 +201,7 @@ fn a_refused_notification_without_channels_is_written_down_behind_an_accepted_on
 fn resyncs_and_changes_take_turns_in_a_lane_and_neither_piles_up() {
     let (mut lanes, now) = lanes(1);
     assert_eq!(lanes.for_resync(), Some(0));
-    lanes.push(0, numbered(0, 1, &NAMES), Debt::Resync(Ticket::of(1)));
+    lanes.push(0, numbered(0, 1, &NAMES), Debt::Resync(Ticket::of(1)), now);
     assert_eq!(lanes.for_resync(), None);
     // A part of a resync leaves room for changes: ten pairs here.
     for number in 2..=4 {

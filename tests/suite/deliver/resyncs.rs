@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rowcast::change::{Position, Timestamp};
+use rowcast::deliver::ByteSize;
 use rowcast::deliver::pusher::Server;
 use rowcast::notification::{
     ChannelClass, ChannelPattern, Handoff, Notification, Part, Reason, Resync, Terms,
@@ -225,4 +226,31 @@ async fn changes_behind_a_resync_are_told_one_by_one_again() {
     .await;
     session.finish().await.expect("all is delivered");
     assert_eq!(endpoint.resyncs().len(), 1);
+}
+
+#[tokio::test]
+async fn a_resync_does_not_wait_for_what_lanes_take_after_it() {
+    let endpoint = Endpoint::start(Server::Reverb).await;
+    let mut setup = at_once(&endpoint);
+    setup.limits.max_pending = ByteSize::mebibytes(1).try_into().expect("it is enough");
+    let session = setup.session();
+    let own = Arc::into_inner(posts()).expect("nobody else has them");
+    let terms = Arc::new(Terms { window: None, may_collapse: false, ..own });
+    let handoffs = session.handoffs.clone();
+    let load = tokio::spawn(async move {
+        for position in 1.. {
+            let posts = (0..20).map(|_| by(&terms, post(position, position))).collect();
+            let mut handoff = handoff(posts);
+            if position == 100 {
+                handoff.resyncs.push(resync(&terms, Reason::Truncate, Some(position)));
+            }
+            if handoffs.send(handoff).await.is_err() {
+                return;
+            }
+        }
+    });
+    let is_told = async || (!endpoint.resyncs().is_empty()).then_some(());
+    eventually(SOON, "the resync is told under constant load", is_told).await;
+    assert!(!load.is_finished());
+    load.abort();
 }
