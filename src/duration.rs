@@ -12,17 +12,6 @@ pub fn parse(text: &str) -> Option<Duration> {
     text.parse::<SignedDuration>().ok()?.try_into().ok()
 }
 
-/// For `deserialize_with`.
-///
-/// # Errors
-/// If it is no duration, or below zero.
-pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    parse(&text).ok_or_else(|| {
-        D::Error::custom(format_args!("{text:?} is not a duration such as \"10s\" or \"250ms\""))
-    })
-}
-
 /// For a function that `deserialize_with` names.
 ///
 /// # Errors

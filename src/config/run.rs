@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::Deserializer;
 
 use crate::duration;
 
@@ -16,7 +17,7 @@ pub struct Run {
     /// notifications. `default_state_dir` unless set.
     pub state_dir: PathBuf,
     /// How long a stop may take to deliver what has been read.
-    #[serde(default = "ten_seconds", deserialize_with = "duration::deserialize")]
+    #[serde(default = "ten_seconds", deserialize_with = "grace")]
     pub grace: Duration,
     /// How often the database is looked at while changes stream: whether the
     /// publication, the tables and the settings are still as the rules need them.
@@ -33,6 +34,8 @@ pub struct Run {
     #[serde(default)]
     pub failover: bool,
 }
+
+const GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 
 /// What to do without the slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -56,6 +59,10 @@ impl InspectEvery {
     pub fn get(self) -> Duration {
         self.0
     }
+}
+
+fn grace<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    duration::within(deserializer, GRACE)
 }
 
 impl Default for InspectEvery {
@@ -128,6 +135,8 @@ mod tests {
         assert_eq!(grace("1m 30s"), Ok(Duration::from_secs(90)));
         assert!(grace("10").is_err());
         assert!(grace("-1s").is_err());
+        let endless = grace("9223372036854775807s").expect_err("no clock goes so far").to_string();
+        assert!(endless.contains("is not a duration from \"0s\" to \"1h\""), "{endless}");
     }
 
     #[test]
