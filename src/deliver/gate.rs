@@ -118,9 +118,15 @@ impl Gate {
         self.troubled.take().map(|since| Transition::Recovered { after: now - since })
     }
 
+    /// Whether a refusal now may be the endpoint's, so that it is to be asked to
+    /// publish something else.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.shut.is_some() || self.refusals + 1 >= REFUSALS_IN_A_ROW
+    }
+
     /// Whether one more notification may be given up.
     pub(super) fn may_reject(&mut self) -> bool {
-        if self.shut.is_some() || self.refusals + 1 >= REFUSALS_IN_A_ROW {
+        if self.is_in_doubt() {
             return false;
         }
         self.refusals += 1;

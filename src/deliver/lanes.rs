@@ -29,6 +29,9 @@ pub(super) struct Start {
     pub(super) packed: Packed,
     /// A doubtful answer is the last one that is borne.
     pub(super) is_last_try: bool,
+    /// Whether a refusal may be the endpoint's, of whatever it is sent: then it
+    /// is to be asked by a plain event.
+    pub(super) doubts_endpoint: bool,
 }
 
 impl Lanes {
@@ -101,7 +104,8 @@ impl Lanes {
         }?;
         let (packed, is_last_try) = self.lanes[lane].start(self.capacity);
         self.gate.started(lane);
-        Some(Start { lane, packed, is_last_try })
+        let doubts_endpoint = packed.pairs == 1 && self.gate.is_in_doubt();
+        Some(Start { lane, packed, is_last_try, doubts_endpoint })
     }
 
     /// When the next request may go out, if none that is on its way ends before.
@@ -168,8 +172,15 @@ impl Lanes {
                     lane.reject(&problem, settled);
                     return None;
                 }
+                // It is tried again with a plain event behind it, which tells
+                // whether the endpoint refuses everything.
                 lane.hold(packed, now);
-                self.gate.stop(Gate::refused_too_often(problem), now)
+                None
+            }
+            Verdict::RejectAlone { problem } => {
+                lane.reject(&problem, settled);
+                let is_calm = !self.lanes.iter().any(Lane::is_held);
+                self.gate.accepted(now, is_calm)
             }
             Verdict::Stop { problem } => {
                 lane.hold(packed, now);

@@ -10,7 +10,7 @@ use crate::change::Timestamp;
 use crate::coalesce::{self, Coalescer, Moment};
 use crate::notification::{ChannelName, Handoff, Resync};
 
-use super::gate::Transition;
+use super::gate::{Gate, Transition};
 use super::lane::{Debt, Settled};
 use super::lanes::{Lanes, Start};
 use super::owed::Owed;
@@ -215,11 +215,20 @@ impl Publisher {
         }
     }
 
-    fn send(&mut self, Start { lane, packed, is_last_try }: Start) {
+    fn send(&mut self, Start { lane, packed, is_last_try, doubts_endpoint }: Start) {
         trace!(lane, pairs = packed.pairs, bytes = packed.body.len(), "request starts");
         let client = self.client.clone();
         self.in_flight.spawn(async move {
-            Ended::Published { lane, verdict: client.attempt(packed, is_last_try).await }
+            let verdict = match client.attempt(packed, is_last_try).await {
+                Verdict::Reject { problem } if doubts_endpoint => {
+                    match client.takes_a_plain_event().await {
+                        true => Verdict::RejectAlone { problem },
+                        false => Verdict::Stop { problem: Gate::refused_too_often(problem) },
+                    }
+                }
+                verdict => verdict,
+            };
+            Ended::Published { lane, verdict }
         });
     }
 
@@ -256,6 +265,7 @@ impl Publisher {
             Verdict::Retry { problem, after } => (problem, after),
             Verdict::Doubt { problem }
             | Verdict::Reject { problem }
+            | Verdict::RejectAlone { problem }
             | Verdict::Stop { problem } => (problem, None),
             Verdict::Accepted | Verdict::EventsOnly => unreachable!("it is why there is no list"),
         };

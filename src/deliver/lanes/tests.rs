@@ -324,9 +324,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 #[derive(Default)]
 struct World {
     ids: BTreeMap<u64, u64>,
-    /// What it refuses, until it has become tolerant.
+    /// What it refuses.
     poison: BTreeSet<Pair>,
-    is_tolerant: bool,
     /// By the rules.
     refused: BTreeSet<u64>,
     channels: BTreeMap<u64, usize>,
@@ -356,11 +355,14 @@ impl World {
         }
     }
 
-    fn verdict(&mut self, packed: &Packed, outcome: Outcome) -> Verdict {
+    fn verdict(&mut self, start: &Start, outcome: Outcome) -> Verdict {
         let problem = timeout();
-        let pairs = pairs(packed);
-        let is_bad = !self.is_tolerant && pairs.iter().any(|pair| self.poison.contains(pair));
+        let pairs = pairs(&start.packed);
+        let is_bad = pairs.iter().any(|pair| self.poison.contains(pair));
         match outcome {
+            Outcome::Fair if is_bad && start.doubts_endpoint => {
+                return Verdict::RejectAlone { problem };
+            }
             Outcome::Fair if is_bad => return Verdict::Reject { problem },
             Outcome::Unanswered if is_bad => {}
             Outcome::Fair | Outcome::Unanswered => self.heard.extend(pairs),
@@ -438,7 +440,7 @@ proptest! {
     ) {
         let (mut lanes, mut now) = lanes(count);
         let mut world = World::default();
-        let mut in_flight: BTreeMap<usize, Option<Packed>> = BTreeMap::new();
+        let mut in_flight: BTreeMap<usize, Option<Start>> = BTreeMap::new();
         let mut number = 0;
         for step in steps {
             match step {
@@ -459,7 +461,7 @@ proptest! {
                 Step::End(index, outcome) => {
                     let lane = *in_flight.keys().nth(index.index(in_flight.len())).expect("one");
                     let verdict = match in_flight.remove(&lane).expect("it is there") {
-                        Some(packed) => world.verdict(&packed, outcome),
+                        Some(start) => world.verdict(&start, outcome),
                         None => Verdict::Accepted,
                     };
                     world.leave(lanes.finish(lane, verdict, now).0);
@@ -468,21 +470,21 @@ proptest! {
                 Step::NewSession => {
                     lanes.forget();
                     world = World::default();
-                    in_flight.values_mut().for_each(|packed| *packed = None);
+                    in_flight.values_mut().for_each(|start| *start = None);
                     prop_assert_eq!(lanes.pending_bytes(), 0);
                 }
             }
             world.leave(lanes.settle());
             while let Some(start) = lanes.start(now) {
-                let before = in_flight.insert(start.lane, Some(start.packed));
-                prop_assert!(before.is_none(), "lane {} has two requests", start.lane);
+                let lane = start.lane;
+                let before = in_flight.insert(lane, Some(start));
+                prop_assert!(before.is_none(), "lane {lane} has two requests");
             }
         }
-        world.is_tolerant = true;
         while !lanes.is_empty() {
-            if let Some((lane, packed)) = in_flight.pop_first() {
-                if let Some(packed) = packed {
-                    let verdict = world.verdict(&packed, Outcome::Fair);
+            if let Some((lane, start)) = in_flight.pop_first() {
+                if let Some(start) = start {
+                    let verdict = world.verdict(&start, Outcome::Fair);
                     world.leave(lanes.finish(lane, verdict, now).0);
                 } else {
                     lanes.finish(lane, Verdict::Accepted, now);
@@ -492,7 +494,7 @@ proptest! {
             }
             world.leave(lanes.settle());
             while let Some(start) = lanes.start(now) {
-                in_flight.insert(start.lane, Some(start.packed));
+                in_flight.insert(start.lane, Some(start));
             }
         }
         prop_assert_eq!(lanes.pending_bytes(), 0);

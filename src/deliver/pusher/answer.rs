@@ -29,6 +29,10 @@ pub(in crate::deliver) enum Verdict {
     Reject {
         problem: Problem,
     },
+    /// As `Reject`, and right after it the endpoint has accepted another.
+    RejectAlone {
+        problem: Problem,
+    },
     /// No request can be accepted until somebody changes something.
     Stop {
         problem: Problem,
@@ -44,6 +48,7 @@ impl Verdict {
             Verdict::Retry { .. } => "retry",
             Verdict::Doubt { .. } => "doubt",
             Verdict::Reject { .. } => "reject",
+            Verdict::RejectAlone { .. } => "reject alone",
             Verdict::Stop { .. } => "stop",
             Verdict::EventsOnly => "events only",
         }

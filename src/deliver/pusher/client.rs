@@ -20,6 +20,9 @@ use super::{Config, ConfigError, Problem, Server, Verdict};
 /// No answer of an endpoint is longer; what follows is not read.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
+/// A channel that nobody listens on.
+const PROBE: &str = "rowcast-probe";
+
 /// Speaks to one app of one Pusher-compatible server.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -120,8 +123,16 @@ impl Client {
     /// What is wrong: the network, the address, the app, the secret, the clock.
     pub async fn probe(&self) -> Result<(), Problem> {
         // The answer lists channels: this prefix keeps it short.
-        let response = self.channels("rowcast-probe", MAX_ANSWER_BYTES).await?;
+        let response = self.channels(PROBE, MAX_ANSWER_BYTES).await?;
         response.answer().check()
+    }
+
+    /// Whether the endpoint publishes an event that is as plain as any, on a
+    /// channel of its own.
+    pub(in crate::deliver) async fn takes_a_plain_event(&self) -> bool {
+        let event = "rowcast.probe".parse().expect("a valid event name");
+        let channel = PROBE.parse().expect("a valid channel name");
+        self.publish(&event, &[channel], "{}").await.is_ok()
     }
 
     /// The channels that somebody listens on now, of those that begin with

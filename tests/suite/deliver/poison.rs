@@ -102,3 +102,21 @@ async fn the_position_is_held_until_the_resync_behind_a_refused_notification_is_
     session.wait_confirmed(1).await;
     assert_eq!(endpoint.resyncs().len(), 1);
 }
+
+#[tokio::test]
+async fn a_channel_that_takes_neither_notifications_nor_resyncs_holds_up_no_other() {
+    let endpoint = Endpoint::start(Server::Any).await;
+    let setup = Setup::new(&endpoint);
+    let mut session = setup.session();
+    let is_bad = |event: &Event| event.channel == "private-bad";
+    endpoint.choose(move |events| events.iter().any(is_bad).then(|| Fault::status(400)));
+    let bad = ["private-bad".to_owned()];
+    session.send((1..=40).map(|n| update(n, n, &bad)).collect()).await;
+    session.send(vec![update(41, 41, &["private-good".to_owned()])]).await;
+    session.wait_confirmed(41).await;
+    session.finish().await.expect("all is delivered or refused");
+    assert_eq!(setup.rejected().len(), 80, "each and its resync");
+    let accepted = endpoint.accepted();
+    let told = accepted.iter().filter(|it| it.event.channel != "rowcast-probe");
+    assert_eq!(told.map(number).collect::<Vec<_>>(), [41]);
+}
