@@ -58,7 +58,7 @@ struct Lane {
 }
 
 /// Windows that are remembered only so that they are not sent too soon.
-const MAX_CLOSED: usize = 32_768;
+const MAX_CLOSED: usize = 8192;
 /// How many unsent notifications of a window are tried for folding. There are
 /// that many only if row values name events.
 const LOOKBACK: usize = 64;

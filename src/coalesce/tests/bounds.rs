@@ -83,7 +83,7 @@ fn any_number_of_ids_leaves_few_windows() {
     for id in 0..100_000 {
         stage.commit(notification(&terms, Action::Updated, id, 1 + id));
         stage.pop().expect("it is due");
-        assert!(stage.coalescer.windows.len() <= 32_768 + 1);
+        assert!(stage.coalescer.windows.len() <= 8192 + 1);
     }
     stage.wait(WINDOW);
     assert!(stage.pop().is_none());
