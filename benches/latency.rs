@@ -15,7 +15,12 @@ use serde::Deserialize;
 use serde_json::json;
 
 use harness::{
-    cluster::Version, database::Database, node, rowcast::Rowcast, sockudo::Sockudo, wait::SOON,
+    cluster::Version,
+    database::Database,
+    node,
+    rowcast::Rowcast,
+    sockudo::Sockudo,
+    wait::{SOON, eventually},
 };
 
 const COUNT: usize = 500;
@@ -67,7 +72,12 @@ async fn main() {
     for _ in 0..TURNS {
         turns.push(Teller::Application.turn(&database, &sockudo).await);
         let run = rowcast.start(&["run"]);
-        run.stderr.wait_for(SOON, "streaming changes").await;
+        // It begins with what the application told by itself.
+        let written = database.written().await;
+        eventually(SOON, "the slot is caught up", async || {
+            (database.confirmed().await >= written).then_some(())
+        })
+        .await;
         turns.push(Teller::Rowcast.turn(&database, &sockudo).await);
         run.sigterm();
         assert_eq!(run.exit_code(SOON).await, 0, "{:?}", run.stderr.all());
