@@ -190,7 +190,11 @@ impl Trouble<'_> {
         self.counts.losses += 1;
         self.sidecar.kill().await;
         let client = self.database.client().await;
-        let sql = format!("select pg_drop_replication_slot('{}')", self.database.slot());
+        // It may be gone: rowcast was killed before it had made it again.
+        let sql = format!(
+            "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = '{}'",
+            self.database.slot()
+        );
         eventually(SOON, "the slot is free", async || client.batch_execute(&sql).await.ok()).await;
         self.pause(0, 300).await;
         if self.rng.percent(50) {
