@@ -45,6 +45,7 @@ const USUAL: Duration = Duration::from_secs(45);
 struct Campaign {
     next: AtomicU64,
     end: u64,
+    is_short: bool,
     deadline: Instant,
 }
 
@@ -60,6 +61,7 @@ impl Campaign {
         Self {
             next: AtomicU64::new(first),
             end: first.saturating_add(count),
+            is_short: number("ROWCAST_FAULTS_SEEDS").is_none(),
             deadline: Instant::now() + Duration::from_secs(minutes * 60),
         }
     }
@@ -67,7 +69,8 @@ impl Campaign {
     fn next(&self) -> Option<Schedule> {
         let has_time = Instant::now() + USUAL < self.deadline;
         let seed = has_time.then(|| self.next.fetch_add(1, Ordering::Relaxed))?;
-        (seed < self.end).then(|| Schedule::of(seed))
+        let schedule = (seed < self.end).then(|| Schedule::of(seed))?;
+        Some(if self.is_short { schedule.shortened() } else { schedule })
     }
 }
 

@@ -25,10 +25,6 @@ use crate::harness::{
 const WRITERS: usize = 4;
 /// Pages besides those of lists, which are there from the first to the last.
 const VISITORS: usize = 60;
-/// Transactions in a schedule, at least.
-const TRANSACTIONS: u64 = 1_500;
-/// How often trouble strikes, at least.
-const STRIKES: usize = 6;
 /// For everything to arrive once nothing is in its way: attempts wait for each other for up to half a minute.
 const CALM: Duration = Duration::from_secs(90);
 
@@ -83,15 +79,14 @@ pub(super) async fn play(
         proxy_is_troubled: false,
     };
     let troubling = async {
-        // Each kind about once, and a single one often.
-        for _ in 0..schedule.faults.len().max(STRIKES) {
+        for _ in 0..schedule.strikes {
             sleep(rng.millis(100, 700)).await;
             if !schedule.faults.is_empty() {
                 trouble.strike_any(&schedule.faults).await;
             }
         }
         eventually(CALM, "enough is written", async || {
-            (writers.committed() >= TRANSACTIONS).then_some(())
+            (writers.committed() >= schedule.transactions).then_some(())
         })
         .await;
     };

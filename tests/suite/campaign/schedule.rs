@@ -57,6 +57,10 @@ pub(super) struct Schedule {
     pub(super) faults: Vec<Fault>,
     /// Whether tables are emptied, and more rows written at once than are told one by one.
     pub(super) has_bulk: bool,
+    /// How often trouble strikes.
+    pub(super) strikes: usize,
+    /// How many transactions are committed, at least.
+    pub(super) transactions: u64,
     pub(super) rng: Rng,
 }
 
@@ -72,7 +76,14 @@ impl Schedule {
             _ => alone,
         };
         let has_bulk = (seed + seed / 18) % 2 == 1;
-        Self { seed, faults, has_bulk, rng: Rng::new(seed) }
+        // Each kind about once, and a single one often.
+        let strikes = faults.len().max(6);
+        Self { seed, faults, has_bulk, strikes, transactions: 1_500, rng: Rng::new(seed) }
+    }
+
+    /// The beginning of it.
+    pub(super) fn shortened(self) -> Self {
+        Self { strikes: 4, transactions: 500, ..self }
     }
 
     /// The reasons for which a resync may come.
