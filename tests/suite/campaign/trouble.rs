@@ -52,13 +52,28 @@ impl Trouble<'_> {
             _ => false,
         };
         if !is_lasting {
-            return self.strike(fault).await;
+            return self.strike_alone(fault).await;
         }
         self.journal.note(format!("{lasting:?} begins"));
         self.begin(lasting).await;
         self.strike(fault).await;
         self.end(lasting).await;
         self.journal.note(format!("{lasting:?} ends"));
+    }
+
+    /// Often while the endpoint is slow, and has been for so long that what it has not yet been sent would be
+    /// confirmed, if it were confirmed by mistake.
+    async fn strike_alone(&mut self, fault: Fault) {
+        let ends_session =
+            matches!(fault, Fault::Kill | Fault::Stop | Fault::Restart | Fault::Crash | Fault::Cut);
+        if !ends_session || self.rng.percent(30) {
+            return self.strike(fault).await;
+        }
+        let late = self.rng.millis(200, 450);
+        self.endpoint.read().await.choose(move |_: &[Event]| Some(endpoint::Fault::Slow(late)));
+        self.pause(1200, 2000).await;
+        self.strike(fault).await;
+        self.endpoint.read().await.heal();
     }
 
     /// Does it, and waits until it is over, but for what rowcast makes of it.
