@@ -41,7 +41,14 @@ fn hostile_value() -> impl Strategy<Value = Option<Option<Vec<u8>>>> {
             "encrypted-x", "cache-x", "private-x", "42", "a.b", "../x", "{{ id }}", "",
             "{\"name\":\"cache-a\",\"a\":{\"b\":\"x\"}}", "{\"name\":null}", "[1,2]", "NaN", "1e400",
             "infinity", "2026-11-20 21:34:00+00", "2026-11-20 21:34:00.1+05:30", "\u{0}", "é",
+            "{% raw %}{{", "{% include 'x' %}", "{#", "}}", "\r\nHost: x", "\u{1b}[2J", "a\u{0}b",
+            "\u{202e}x\u{feff}", "294276-12-31 23:59:59.999999+00", "0044-03-15 12:00:00+00 BC",
+            "-1e-999999", "{\"name\":\"{{ id }}\",\"a\":[]}", "{\"a\":{\"b\":\"\\u0000\"}}",
         ]).prop_map(|text| text.as_bytes().to_vec()),
+        1 => prop::sample::select(vec!["9", "x", "[", "{\"a\":", "\"", "\u{1}", ".", "é", "{{"])
+            .prop_flat_map(|text| {
+                (0..12_000 / text.len()).prop_map(|count| text.repeat(count).into_bytes())
+            }),
     ];
     prop_oneof![1 => Just(None), 1 => Just(Some(None)), 8 => text.prop_map(|text| Some(Some(text)))]
 }
@@ -60,7 +67,7 @@ proptest! {
         let frames = [
             ("private-posts.", ".end", 2..=2, ChannelClass::Private),
             ("private-", "", 0..=0, ChannelClass::Private),
-            ("presence-x", "", 0..=99, ChannelClass::Presence),
+            ("presence-x", "", 0..=200, ChannelClass::Presence),
             ("news.", "", 1..=1, ChannelClass::Public),
             ("json.", "", 1..=2, ChannelClass::Public),
             ("space.", "", 1..=1, ChannelClass::Public),

@@ -71,6 +71,11 @@ impl Inbox {
         &mut self.bytes
     }
 
+    /// What it holds for bytes that are not decoded.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.bytes.capacity() + self.skim.as_ref().map_or(0, |(skim, _)| skim.held_bytes())
+    }
+
     /// The highest position that a batch was given.
     pub(super) fn reached(&self) -> Lsn {
         self.decoder.reached()

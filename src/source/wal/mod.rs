@@ -4,7 +4,8 @@
 //! [`connection`] dials and starts the stream; `inbox` holds what is read,
 //! in which `frame` finds the frames and `decoder` turns messages
 //! ([`pgoutput`]) into changes of the tables that `relations` remembers;
-//! `feedback` decides what to confirm. [`Session`] is the loop around them.
+//! `feedback` decides what to confirm. [`Session`] is the loop around them, and
+//! [`read_pieces`] reads without a server what a session would.
 
 pub mod connection;
 mod decoder;
@@ -13,6 +14,7 @@ mod frame;
 mod inbox;
 mod make_slot;
 pub mod pgoutput;
+mod pieces;
 mod relations;
 mod session;
 
@@ -21,4 +23,5 @@ pub use feedback::STATUS_INTERVAL;
 pub use frame::{FrameError, SkimError};
 pub use inbox::{InboxError, Wanted};
 pub use make_slot::{MakeSlotError, Maker};
+pub use pieces::read_pieces;
 pub use session::{Error, Options, Session, SlotChoice};

@@ -86,6 +86,9 @@ const PROBE: &str = "rowcast-probe";
 /// Chooses the fault for a request to publish by its events.
 type Chooser = Box<dyn FnMut(&[Event]) -> Option<Fault> + Send>;
 
+/// Hears of each event in the moment it is published.
+type Hook = Box<dyn FnMut(&Accepted) + Send>;
+
 #[derive(Default)]
 struct State {
     requests: usize,
@@ -97,6 +100,7 @@ struct State {
     breaches: Vec<String>,
     faults: VecDeque<Fault>,
     chooser: Option<Chooser>,
+    hook: Option<Hook>,
     /// The answers to `GET channels` instead of the usual ones.
     probe: Option<Fault>,
     list: Option<Fault>,
@@ -178,6 +182,11 @@ impl Endpoint {
     /// Every request to publish is asked for, once the queue of faults is empty.
     pub fn choose(&self, chooser: impl FnMut(&[Event]) -> Option<Fault> + Send + 'static) {
         self.shared.state().chooser = Some(Box::new(chooser));
+    }
+
+    /// `hook` hears of each event before its request is answered, as browsers may.
+    pub fn on_accept(&self, hook: impl FnMut(&Accepted) + Send + 'static) {
+        self.shared.state().hook = Some(Box::new(hook));
     }
 
     /// Answers as the server would from now on.
@@ -395,13 +404,17 @@ async fn publish(stream: &mut TcpStream, shared: &Shared, request: &Request, eve
     };
     if is_published {
         let began = request.began;
-        let mut state = shared.state();
+        let state = &mut *shared.state();
         for event in events {
             let views = match event.is_resync() {
                 true => &mut state.resyncs,
                 false => &mut state.accepted,
             };
-            views.push(Accepted { event, began });
+            let accepted = Accepted { event, began };
+            if let Some(hook) = &mut state.hook {
+                hook(&accepted);
+            }
+            views.push(accepted);
         }
     }
     shared.changed.notify_waiters();

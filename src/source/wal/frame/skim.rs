@@ -81,6 +81,10 @@ impl Skim {
         }
     }
 
+    pub(in crate::source::wal) fn held_bytes(&self) -> usize {
+        self.out.capacity()
+    }
+
     pub(in crate::source::wal) fn is_done(&self) -> bool {
         self.left == 0
     }
