@@ -13,6 +13,8 @@ mod harness;
 mod harness_itself;
 mod imports;
 mod main_job;
+#[expect(unreachable_pub, reason = "the bench reaches it")]
+mod memory;
 mod network;
 mod promotion;
 mod readme;

@@ -213,6 +213,13 @@ impl Endpoint {
         self.shared.state().occupied = channels.into_iter().map(Into::into).collect();
     }
 
+    /// Begins to keep anew what was accepted.
+    pub fn forget(&self) {
+        let mut state = self.shared.state();
+        state.accepted.clear();
+        state.resyncs.clear();
+    }
+
     /// The requests for occupied channels, in order.
     pub fn lists(&self) -> Vec<Listed> {
         self.shared.state().lists.clone()
