@@ -301,10 +301,14 @@ impl Coalescer {
             return;
         }
         self.gather_staged(terms, reason);
-        for notification in self.windows.remove_all(terms, now, &mut self.rules) {
-            self.rules.free(&notification);
-            self.rules.owe(resync_for(&notification, reason), now, frontier);
-        }
+        let rules = &mut self.rules;
+        self.windows.remove_all(terms, now, |notification| {
+            rules.free(&notification);
+            rules.owe(resync_for(&notification, reason), now, frontier);
+        });
+        let rule = rules.of(terms);
+        rule.unsent = 0;
+        rule.oldest = None;
     }
 
     fn gather_staged(&mut self, terms: &Arc<Terms>, reason: Reason) {

@@ -166,23 +166,28 @@ impl Windows {
         free.filter_map(|(_, lane)| due(lane)).min()
     }
 
-    /// Removes what the terms have unsent and may be told by a resync.
+    /// Removes what the terms have unsent and may be told by a resync. One by one:
+    /// gathered, they would take their memory twice.
     pub(super) fn remove_all(
         &mut self,
         terms: &Arc<Terms>,
         now: Instant,
-        rules: &mut Rules,
-    ) -> Vec<Notification> {
-        let mut removed = Vec::new();
+        mut remove: impl FnMut(Notification),
+    ) {
+        let unsent = &mut self.unsent;
+        let mut remove = |notification| {
+            *unsent -= 1;
+            remove(notification);
+        };
         for lane in &mut self.lanes {
-            take_all(&mut lane.sending, terms, &mut removed);
+            take_all(&mut lane.sending, terms, &mut remove);
         }
         let (lanes, closed) = (&mut self.lanes, &mut self.closed);
         self.windows.retain(|key, window| {
             if window.unsent.is_empty() {
                 return true;
             }
-            take_all(&mut window.unsent, terms, &mut removed);
+            take_all(&mut window.unsent, terms, &mut remove);
             if !window.unsent.is_empty() {
                 return true;
             }
@@ -193,11 +198,6 @@ impl Windows {
             }
             is_closed
         });
-        self.unsent -= removed.len();
-        let rule = rules.of(terms);
-        rule.unsent = 0;
-        rule.oldest = None;
-        removed.into_iter().map(|unsent| unsent.notification).collect()
     }
 
     /// When the oldest was committed that the terms have unsent and may be told by
@@ -286,12 +286,15 @@ impl Unsent {
     }
 }
 
-/// Moves those of the terms, and keeps the others in order.
-fn take_all(from: &mut VecDeque<Unsent>, terms: &Arc<Terms>, taken: &mut Vec<Unsent>) {
+/// Takes those of the terms, and keeps the others in order.
+fn take_all(from: &mut VecDeque<Unsent>, terms: &Arc<Terms>, take: &mut impl FnMut(Notification)) {
     if !from.iter().any(|unsent| unsent.is_of(terms)) {
         return;
     }
-    let (of_terms, others) = std::mem::take(from).into_iter().partition(|one| one.is_of(terms));
-    *from = others;
-    taken.extend::<VecDeque<Unsent>>(of_terms);
+    for unsent in std::mem::take(from) {
+        match unsent.is_of(terms) {
+            true => take(unsent.notification),
+            false => from.push_back(unsent),
+        }
+    }
 }
