@@ -10,6 +10,9 @@ const SMALL: usize = 1 << 10;
 /// Values above this are left out even if a rule names them: no payload holds
 /// them, and a condition on them is answered as for any unknown value.
 const LARGEST: usize = 1 << 20;
+/// With this much kept of a row, the rest of its values are left out likewise: a
+/// row has up to 1600 columns.
+const MOST: usize = 4 << 20;
 
 /// Makes a huge row small while it is being read: a value that no rule names,
 /// or that is too large for any payload, is replaced by its fingerprint. What
@@ -186,7 +189,8 @@ impl Skim {
 
     fn begin_value(&mut self, len: usize) {
         let wanted = self.wanted.get(self.column).copied().unwrap_or(false);
-        if len <= SMALL || (wanted && len <= LARGEST) {
+        let fits = len <= LARGEST && self.out.len() + len <= MOST;
+        if len <= SMALL || (wanted && fits) {
             self.out.push(b't');
             self.out.extend_from_slice(&(len as u32).to_be_bytes());
             self.state = State::Copy { left: len };
@@ -285,6 +289,17 @@ mod tests {
         let large = vec![b'x'; 5000];
         let message = update(&large, &large);
         assert_eq!(skimmed(&message, &[true, true, true, true], 11), message);
+    }
+
+    #[test]
+    fn of_many_large_values_only_the_first_are_kept() {
+        const COUNT: u16 = 100;
+        let value = text(&vec![b'x'; LARGEST]);
+        let head = [b"I\0\0\0\x07N".as_slice(), &COUNT.to_be_bytes()].concat();
+        let message = [head, value.repeat(usize::from(COUNT))].concat();
+        let bytes = skimmed(&message, &vec![true; usize::from(COUNT)], 100_000);
+        assert!((MOST - LARGEST..=MOST + 4096).contains(&bytes.len()), "{}", bytes.len());
+        assert!(decode(&bytes, 0..bytes.len(), &mut Vec::new()).is_ok());
     }
 
     #[test]
