@@ -178,7 +178,9 @@ async fn visit(
 async fn calm(database: &Database, sidecar: &Sidecar) {
     let written = database.written().await;
     eventually(CALM, "everything is confirmed and nothing is owed", async || {
-        let sql = "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = $1";
+        // A slot that is being made has none yet.
+        let sql = "select confirmed_flush_lsn::text from pg_replication_slots
+                   where slot_name = $1 and confirmed_flush_lsn is not null";
         let row = database
             .client()
             .await
