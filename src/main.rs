@@ -5,8 +5,8 @@ use rowcast::chain;
 use rowcast::cli::{self, Cli};
 use tokio::task::JoinError;
 
-/// The allocator keeps memory for each thread that the others do not use: with
-/// sixteen, a slow endpoint took twice the memory. What limits is elsewhere.
+/// The allocator keeps what is freed for the threads of one arena: with sixteen
+/// threads a slow endpoint took twice the memory.
 const THREADS: usize = 2;
 
 fn main() -> ExitCode {
