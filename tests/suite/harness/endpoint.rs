@@ -412,7 +412,8 @@ async fn publish(stream: &mut TcpStream, shared: &Shared, request: &Request, eve
     if is_published {
         let began = request.began;
         let state = &mut *shared.state();
-        for event in events {
+        // What is sent to nobody, to see whether anything is taken, is told to nobody.
+        for event in events.into_iter().filter(|event| event.channel != PROBE) {
             let views = match event.is_resync() {
                 true => &mut state.resyncs,
                 false => &mut state.accepted,
