@@ -159,6 +159,7 @@ pub async fn run(
                     Ok(end) => return Ok(end),
                     Err(failure) => {
                         broke_at_once = since.elapsed() < SETTLED;
+                        pipeline.has_failed = broke_at_once;
                         if !broke_at_once {
                             backoff.reset();
                             last_failure.clear();
@@ -176,6 +177,7 @@ pub async fn run(
             }
             Err(failure) => {
                 broke_at_once = false;
+                pipeline.has_failed = true;
                 failure
             }
         };
@@ -218,6 +220,8 @@ struct Pipeline<'a> {
     until: Option<Lsn>,
     /// Why the next session leaves out what was committed before it.
     pass_over: Option<Reason>,
+    /// The last attempt to stream came to nothing, or ended at once.
+    has_failed: bool,
 }
 
 /// A connection that streams, an ordinary one to watch the database by, and one
@@ -238,7 +242,14 @@ struct Open {
 impl Pipeline<'_> {
     fn new(options: &Options) -> Pipeline<'_> {
         let standby = Standby::new(options.takeover);
-        Pipeline { options, told: Told::default(), standby, until: None, pass_over: None }
+        Pipeline {
+            options,
+            told: Told::default(),
+            standby,
+            until: None,
+            pass_over: None,
+            has_failed: false,
+        }
     }
 
     /// Where changes never come because of the failure, pages are to fetch again.

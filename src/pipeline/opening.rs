@@ -10,7 +10,7 @@ use super::inspection::Inspection;
 use super::keeper;
 use super::takeover;
 use super::visible::Visible;
-use super::{Error, Open, Options, Pipeline, Refused, Slot, inspect};
+use super::{Error, Open, Options, Pipeline, Refused, Shed, Slot, inspect};
 use crate::change::{Lsn, Timestamp};
 use crate::config::OnSlotLoss;
 use crate::failpoint;
@@ -49,6 +49,9 @@ impl Pipeline<'_> {
         let (inspection, refused) = loop {
             let inspection = inspect(&connection.client, options).await?;
             let refused = inspection.accept().err();
+            if refused.is_some() || self.has_failed {
+                self.relieve(&connection, &inspection).await;
+            }
             if let Some(refused) = &refused
                 && !(refused.is_slot_gone() && options.state.is_some())
             {
@@ -228,6 +231,43 @@ impl Pipeline<'_> {
             Ok(None) => {}
             Err(error) => warn!("{}", error.in_full()),
         }
+    }
+
+    /// Lets go of log beyond `max_retained_wal` while nothing streams, or no
+    /// session lasts: nobody else would.
+    async fn relieve(&self, connection: &Connection, inspection: &Inspection) {
+        if self.options.state.is_none() {
+            return;
+        }
+        if let Err(error) = self.try_relieve(connection, inspection).await {
+            let error = error.in_full();
+            warn!("{error}: the slot goes on keeping log, up to max_slot_wal_keep_size");
+        }
+    }
+
+    async fn try_relieve(
+        &self,
+        connection: &Connection,
+        inspection: &Inspection,
+    ) -> Result<(), Error> {
+        let (client, name) = (&connection.client, self.options.slot.name(&self.options.database));
+        let slot = slot::read(client, name).await.map_err(Error::Inspect)?;
+        // Who has it bounds it.
+        if slot.is_none_or(|slot| slot.active_pid.is_some()) {
+            return Ok(());
+        }
+        let Some(lag) = lag::read(client, name).await.map_err(Error::Inspect)? else {
+            return Ok(());
+        };
+        let lag_bytes = lag.unconfirmed_bytes();
+        let max_bytes =
+            max_retained_wal(self.options.max_retained_wal, inspection.max_slot_wal_keep_size());
+        if lag_bytes <= max_bytes {
+            return Ok(());
+        }
+        Error::from(Shed { lag_bytes, max_bytes }).tell_made_up_for();
+        let end = self.owe_and_pass_over(connection, Reason::Shed).await?;
+        slot::advance(client, name, end).await.map_err(Error::Inspect)
     }
 
     /// Records that what is committed until now is told by resyncs, and returns

@@ -84,6 +84,15 @@ pub async fn read(client: &Client, name: &SlotName) -> Result<Option<Slot>, Erro
     }))
 }
 
+/// Confirms up to `to` what nobody has read, while nobody streams from the slot.
+pub async fn advance(client: &Client, slot: &SlotName, to: Lsn) -> Result<(), Error> {
+    let to = PgLsn::from(u64::from(to));
+    client
+        .execute("SELECT pg_replication_slot_advance($1::text::name, $2)", &[&slot.as_str(), &to])
+        .await?;
+    Ok(())
+}
+
 /// Columns that only newer servers have are taken by way of JSON, which gives
 /// NULL for an unknown key. `conflicting` is Postgres 16's word for a reason.
 const SLOT: &str = "

@@ -57,6 +57,26 @@ async fn log_that_waits_for_the_endpoint_is_let_go_and_every_page_is_told() {
 }
 
 #[tokio::test]
+async fn log_that_waits_for_a_rule_to_be_mended_is_let_go_too() {
+    let database = Database::on(Version::DEFAULT).await;
+    let scene = Scene::with(database, "", ONE_MEBIBYTE).await.settled().await;
+    let run = scene.run().await;
+    scene.database.psql("alter table posts rename to articles").await;
+    scene.database.psql("insert into articles select 1000 + i, repeat('x', 1000) from generate_series(1, 2000) i").await;
+    run.stderr.wait_for(SOON, "streaming pauses until this is mended").await;
+    let written = scene.database.written().await;
+    eventually(LATER, "the log is let go", async || {
+        (scene.database.confirmed().await >= written).then_some(())
+    })
+    .await;
+    scene.database.psql("alter table articles rename to posts").await;
+    scene.resynced(1, "shed").await;
+    scene.insert(1).await;
+    scene.arrives(1).await;
+    assert!(run.is_running());
+}
+
+#[tokio::test]
 async fn log_that_an_open_transaction_keeps_is_not_shed_but_told_with_its_pid() {
     let cluster: Arc<Cluster> = Cluster::start(Version::DEFAULT, &[]).await.into();
     let database = Database::fresh(&cluster).await;
