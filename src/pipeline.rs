@@ -177,7 +177,7 @@ pub async fn run(
             }
             Err(failure) => {
                 broke_at_once = false;
-                pipeline.has_failed = true;
+                pipeline.has_failed = has_streamed;
                 failure
             }
         };
@@ -220,7 +220,7 @@ struct Pipeline<'a> {
     until: Option<Lsn>,
     /// Why the next session leaves out what was committed before it.
     pass_over: Option<Reason>,
-    /// The last attempt to stream came to nothing, or ended at once.
+    /// After the first session: the last attempt came to nothing, or ended at once.
     has_failed: bool,
 }
 

@@ -49,7 +49,7 @@ impl Pipeline<'_> {
         let (inspection, refused) = loop {
             let inspection = inspect(&connection.client, options).await?;
             let refused = inspection.accept().err();
-            if refused.is_some() || self.has_failed {
+            if self.has_failed {
                 self.relieve(&connection, &inspection).await;
             }
             if let Some(refused) = &refused
@@ -233,8 +233,8 @@ impl Pipeline<'_> {
         }
     }
 
-    /// Lets go of log beyond `max_retained_wal` while nothing streams, or no
-    /// session lasts: nobody else would.
+    /// Lets go of log beyond `max_retained_wal` while nothing streams any more, or
+    /// no session lasts: nobody else would.
     async fn relieve(&self, connection: &Connection, inspection: &Inspection) {
         if self.options.state.is_none() {
             return;
@@ -265,9 +265,18 @@ impl Pipeline<'_> {
         if lag_bytes <= max_bytes {
             return Ok(());
         }
-        Error::from(Shed { lag_bytes, max_bytes }).tell_made_up_for();
+        // A reconnect may have come to another server, whose slot is not ours.
+        let dsn = self.options.database.dsn().only(&connection.host);
+        let mut replication = ReplicationConnection::connect(&dsn, postgres::APPLICATION_NAME)
+            .await
+            .map_err(source)?;
+        let recorded = load(self.options).await?;
+        let server = identify(&mut replication, recorded.as_ref()).await?;
+        self.refuse_other_system(recorded.as_ref(), &server)?;
         let end = self.owe_and_pass_over(connection, Reason::Shed).await?;
-        slot::advance(client, name, end).await.map_err(Error::Inspect)
+        slot::advance(client, name, end).await.map_err(Error::Inspect)?;
+        Error::from(Shed { lag_bytes, max_bytes }).tell_made_up_for();
+        Ok(())
     }
 
     /// Records that what is committed until now is told by resyncs, and returns
