@@ -30,12 +30,12 @@ use tokio_postgres::Client;
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
-use crate::change::{Batch, Item, Lsn};
+use crate::change::Lsn;
 use crate::config::OnSlotLoss;
 use crate::deliver::{Deliver, Progress};
-use crate::notification::{Handoff, Reason, Resync};
+use crate::notification::{Reason, Resync};
 use crate::postgres::{self, Connection, SlotName};
-use crate::route::{self, Router, Rules};
+use crate::route::{Router, Rules};
 use crate::source::wal::{self, Session};
 use crate::state::{State, StateFile};
 
@@ -45,6 +45,7 @@ mod inspection;
 mod keeper;
 mod lookout;
 mod opening;
+mod routing;
 mod takeover;
 mod visible;
 
@@ -54,6 +55,7 @@ pub use inspection::{Refused, needs_of};
 use keeper::Keeper;
 use lookout::{Lookout, OldTransaction};
 use opening::Opened;
+use routing::route;
 use takeover::Standby;
 use visible::Visible;
 
@@ -440,62 +442,6 @@ fn result_of<T>(ended: Result<T, JoinError>) -> T {
         Err(Ok(panic)) => std::panic::resume_unwind(panic),
         Err(Err(_)) => unreachable!("nobody aborts a task and then waits for it"),
     }
-}
-
-/// Turns each batch of changes into its notifications, and hands these on once
-/// other sessions see all its transactions.
-///
-/// # Errors
-/// With the batch of the first change that must not be passed over, or of which
-/// the server does not tell: nothing of it is handed on, so the position stays
-/// before it.
-async fn route(
-    mut router: Router,
-    mut visible: Visible,
-    mut changes: mpsc::Receiver<Batch>,
-    handoffs: mpsc::Sender<Handoff>,
-) -> Result<(), Error> {
-    let ended = loop {
-        let Some(batch) = changes.recv().await else { break Ok(()) };
-        let xids = batch.xids();
-        let (seen, handoff) = tokio::select! {
-            both = async {
-                // The rules are evaluated while the answer is on its way.
-                tokio::join!(
-                    biased;
-                    visible.wait_for(&xids),
-                    async { handoff_of(&mut router, &batch) },
-                )
-            } => both,
-            () = handoffs.closed() => break Ok(()),
-        };
-        let handoff = match seen.and_then(|()| Ok(handoff?)) {
-            Ok(handoff) => handoff,
-            Err(error) => break Err(error),
-        };
-        if handoffs.send(handoff).await.is_err() {
-            break Ok(());
-        }
-    };
-    let route::Counts { null_channels, partial } = router.counts;
-    if null_channels + partial > 0 {
-        info!(null_channels, partial, "channels that a NULL left out, payloads sent minimal");
-    }
-    ended
-}
-
-fn handoff_of(router: &mut Router, batch: &Batch) -> Result<Handoff, route::Renamed> {
-    let mut handoff = Handoff::default();
-    for item in batch.items() {
-        match item {
-            Item::Change(change) => router.route(&change, &mut handoff.notifications)?,
-            Item::Truncate { relation, transaction } => {
-                router.truncate(relation, transaction, &mut handoff.resyncs)?;
-            }
-            Item::Reached(position) => handoff.reached = Some(position),
-        }
-    }
-    Ok(handoff)
 }
 
 /// Waits until `shutdown` is true. A sender that is gone can stop nobody.
