@@ -5,13 +5,19 @@
 //! allocation of its own.
 
 mod batch;
+mod broadcast;
+mod context;
 mod lsn;
+mod parents;
 mod position;
 mod relation;
 mod timestamp;
 
 pub use batch::{Batch, BatchBuilder, Change, Field, Item, Operation, Row, Transaction, Value};
+pub use broadcast::Broadcast;
+pub use context::{Context, ContextError};
 pub use lsn::Lsn;
+pub use parents::{Lookup, LookupId, Parent, ParentKey, ParentRow, Parents};
 pub use position::Position;
 pub use relation::{Column, Kind, Relation, ReplicaIdentity, TableName};
 pub use timestamp::Timestamp;

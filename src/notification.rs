@@ -87,6 +87,8 @@ pub struct Notification {
     /// Without repeats, and at least one unless the notification is refused.
     pub channels: Vec<ChannelName>,
     pub payload: Payload,
+    /// The connection that is not told, since its user made the change.
+    pub socket_id: Option<Arc<str>>,
     /// How many changes it stands for.
     pub count: u64,
     /// Of the first commit that it stands for: what may not be confirmed before

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Position, Relation, ReplicaIdentity, Timestamp};
+use super::{Broadcast, Context, Position, Relation, ReplicaIdentity, Timestamp};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -112,6 +112,8 @@ pub struct Change<'a> {
     pub relation: &'a Arc<Relation>,
     pub operation: Operation,
     pub transaction: Transaction,
+    /// What its transaction had said of itself before.
+    pub context: Option<&'a Arc<Context>>,
     old: Option<Row<'a>>,
     new: Option<Row<'a>>,
 }
@@ -169,6 +171,11 @@ pub enum Item<'a> {
         relation: &'a Arc<Relation>,
         transaction: Transaction,
     },
+    Broadcast {
+        broadcast: &'a Broadcast,
+        transaction: Transaction,
+        context: Option<&'a Arc<Context>>,
+    },
     /// The source has sent everything at or below this position.
     Reached(Position),
 }
@@ -179,12 +186,18 @@ enum Entry {
         relation: Arc<Relation>,
         operation: Operation,
         transaction: Transaction,
+        context: Option<Arc<Context>>,
         old: Option<Range<usize>>,
         new: Option<Range<usize>>,
     },
     Truncate {
         relation: Arc<Relation>,
         transaction: Transaction,
+    },
+    Broadcast {
+        broadcast: Broadcast,
+        transaction: Transaction,
+        context: Option<Arc<Context>>,
     },
     Reached(Position),
 }
@@ -201,15 +214,21 @@ pub struct Batch {
 impl Batch {
     pub fn items(&self) -> impl Iterator<Item = Item<'_>> {
         self.entries.iter().map(|entry| match entry {
-            Entry::Change { relation, operation, transaction, old, new } => Item::Change(Change {
-                relation,
-                operation: *operation,
-                transaction: *transaction,
-                old: old.clone().map(|range| self.row(range)),
-                new: new.clone().map(|range| self.row(range)),
-            }),
+            Entry::Change { relation, operation, transaction, context, old, new } => {
+                Item::Change(Change {
+                    relation,
+                    operation: *operation,
+                    transaction: *transaction,
+                    context: context.as_ref(),
+                    old: old.clone().map(|range| self.row(range)),
+                    new: new.clone().map(|range| self.row(range)),
+                })
+            }
             Entry::Truncate { relation, transaction } => {
                 Item::Truncate { relation, transaction: *transaction }
+            }
+            Entry::Broadcast { broadcast, transaction, context } => {
+                Item::Broadcast { broadcast, transaction: *transaction, context: context.as_ref() }
             }
             Entry::Reached(position) => Item::Reached(*position),
         })
@@ -248,16 +267,16 @@ impl Batch {
     pub fn change(&self) -> Option<Change<'_>> {
         self.items().find_map(|item| match item {
             Item::Change(change) => Some(change),
-            Item::Truncate { .. } | Item::Reached(_) => None,
+            Item::Truncate { .. } | Item::Broadcast { .. } | Item::Reached(_) => None,
         })
     }
 
     /// The transactions that it has changes of, in the order of their commits.
     pub fn xids(&self) -> Vec<u32> {
         let transactions = self.entries.iter().filter_map(|entry| match entry {
-            Entry::Change { transaction, .. } | Entry::Truncate { transaction, .. } => {
-                Some(transaction.xid)
-            }
+            Entry::Change { transaction, .. }
+            | Entry::Truncate { transaction, .. }
+            | Entry::Broadcast { transaction, .. } => Some(transaction.xid),
             Entry::Reached(_) => None,
         });
         let mut xids: Vec<u32> = transactions.collect();
@@ -319,8 +338,9 @@ impl Copy {
         old: Option<Range<usize>>,
         new: Option<Range<usize>>,
     ) -> Batch {
-        let Change { relation, operation, transaction, .. } = *change;
-        let entry = Entry::Change { relation: relation.clone(), operation, transaction, old, new };
+        let Change { relation, operation, transaction, context, .. } = *change;
+        let (relation, context) = (relation.clone(), context.cloned());
+        let entry = Entry::Change { relation, operation, transaction, context, old, new };
         Batch { bytes: self.bytes.into(), fields: self.fields, entries: vec![entry] }
     }
 }
@@ -330,6 +350,9 @@ impl Copy {
 pub struct BatchBuilder {
     /// Fields of all rows; a decoder appends, then names its range.
     pub fields: Vec<Field>,
+    /// What the open transaction has said of itself: it goes with all that
+    /// follows.
+    pub context: Option<Arc<Context>>,
     entries: Vec<Entry>,
 }
 
@@ -358,7 +381,13 @@ impl BatchBuilder {
                 }
             }
         }
-        self.entries.push(Entry::Change { relation, operation, transaction, old, new });
+        let context = self.context.clone();
+        self.entries.push(Entry::Change { relation, operation, transaction, context, old, new });
+    }
+
+    pub fn broadcast(&mut self, broadcast: Broadcast, transaction: Transaction) {
+        let context = self.context.clone();
+        self.entries.push(Entry::Broadcast { broadcast, transaction, context });
     }
 
     pub fn truncate(&mut self, relation: Arc<Relation>, transaction: Transaction) {
@@ -402,8 +431,14 @@ mod tests {
     fn update(relation: &Arc<Relation>, new: [Value<'_>; 4]) -> Batch {
         let transaction =
             Transaction { xid: 7, at: Timestamp::from_unix_micros(0), position: Position::new(9) };
-        let change =
-            Change { relation, operation: Operation::Update, transaction, old: None, new: None };
+        let change = Change {
+            relation,
+            operation: Operation::Update,
+            transaction,
+            context: None,
+            old: None,
+            new: None,
+        };
         let mut copy = Copy::default();
         let new = copy.row(&[0, 1, 2, 3], |column| new[column]);
         copy.finish(&change, None, Some(new))

@@ -36,6 +36,7 @@ fn notification(terms: &Arc<Terms>, action: Action, id: u64, position: u64) -> N
         position: Position::new(position),
         at: Timestamp::from_unix_micros(0),
         resync: None,
+        socket_id: None,
         refusal: None,
     }
 }

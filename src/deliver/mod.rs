@@ -164,6 +164,7 @@ mod tests {
             position: Position::new(id),
             at: Timestamp::from_unix_micros(i64::try_from(id).expect("a small number")),
             resync: None,
+            socket_id: None,
             refusal: None,
         }
     }

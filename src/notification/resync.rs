@@ -89,6 +89,7 @@ impl Resync {
             count: count.unwrap_or(1),
             position,
             at: *at,
+            socket_id: None,
             resync: Some(*reason),
             refusal: None,
         })

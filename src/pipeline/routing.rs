@@ -57,6 +57,7 @@ fn handoff_of(router: &mut Router, batch: &Batch) -> Result<Handoff, route::Rena
             Item::Truncate { relation, transaction } => {
                 router.truncate(relation, transaction, &mut handoff.resyncs)?;
             }
+            Item::Broadcast { .. } => {}
             Item::Reached(position) => handoff.reached = Some(position),
         }
     }

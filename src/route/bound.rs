@@ -387,6 +387,7 @@ impl BoundRule {
                 event_index,
                 channels,
                 payload,
+                socket_id: view.change.context.and_then(|context| context.socket_id().cloned()),
                 count: 1,
                 position: view.change.transaction.position,
                 at: view.change.transaction.at,

@@ -38,6 +38,7 @@ fn update(id: u64, position: u64, channels: &[String]) -> Notification {
         position: Position::new(position),
         at: Timestamp::now(),
         resync: None,
+        socket_id: None,
         refusal: None,
     }
 }

@@ -86,6 +86,10 @@ impl Streaming {
                     Item::Truncate { relation, .. } => {
                         lines.push(format!("truncate {}", relation.table))
                     }
+                    Item::Broadcast { broadcast, .. } => lines.push(format!(
+                        "broadcast {} {} {}",
+                        broadcast.channel, broadcast.event, broadcast.data
+                    )),
                     Item::Reached(position) if self.confirms => {
                         self.confirmed.send_replace(Some(position));
                     }

@@ -1,0 +1,86 @@
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+/// What a transaction says of itself: a JSON object that the application emitted
+/// within it. Any role may emit one, so it is no more to be trusted than a row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Context {
+    values: Map<String, Value>,
+    socket_id: Option<Arc<str>>,
+}
+
+/// Why a message is no context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ContextError {
+    #[error("it has {bytes} bytes, expected at most {}", Context::MAX_BYTES)]
+    TooLong { bytes: usize },
+    #[error("it is no JSON object")]
+    NoObject,
+    #[error("its socket_id is none, expected two numbers such as 123.456")]
+    SocketId,
+}
+
+impl Context {
+    /// It is kept with each change of its transaction that is not sent yet.
+    pub const MAX_BYTES: usize = 4096;
+
+    /// `json` is the message's content.
+    ///
+    /// # Errors
+    /// For anything but a JSON object, with a `socket_id` or without.
+    pub fn parse(json: &[u8]) -> Result<Context, ContextError> {
+        if json.len() > Context::MAX_BYTES {
+            return Err(ContextError::TooLong { bytes: json.len() });
+        }
+        let values: Map<String, Value> =
+            serde_json::from_slice(json).map_err(|_| ContextError::NoObject)?;
+        let socket_id = match values.get("socket_id") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(text)) if is_socket_id(text) => Some(text.as_str().into()),
+            Some(_) => return Err(ContextError::SocketId),
+        };
+        Ok(Context { values, socket_id })
+    }
+
+    /// The connection that need not be told, since its user made the change.
+    pub fn socket_id(&self) -> Option<&Arc<str>> {
+        self.socket_id.as_ref()
+    }
+
+    pub fn values(&self) -> &Map<String, Value> {
+        &self.values
+    }
+}
+
+/// As Pusher's servers give them to clients, and check them.
+/// <https://pusher.com/docs/channels/library_auth_reference/rest-api/>
+fn is_socket_id(text: &str) -> bool {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    text.len() <= 64 && text.split_once('.').is_some_and(|(a, b)| is_number(a) && is_number(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_context_is_a_json_object_and_its_socket_id_two_numbers() {
+        let context = Context::parse(br#"{"user_id":7,"socket_id":"12.345"}"#).unwrap();
+        assert_eq!(context.values()["user_id"], 7);
+        assert_eq!(context.socket_id().map(|id| &**id), Some("12.345"));
+        assert_eq!(Context::parse(b"{}").unwrap().socket_id(), None);
+        assert_eq!(Context::parse(br#"{"socket_id":null}"#).unwrap().socket_id(), None);
+        for text in ["", "7", "[]", "{", "null", "\"a\"", "{\"a\":\u{1}}"] {
+            assert_eq!(Context::parse(text.as_bytes()), Err(ContextError::NoObject), "{text}");
+        }
+        for id in ["12", "12.", ".5", "a.b", "1.2.3", "1.2\\u000d\\u000a"] {
+            let json = format!(r#"{{"socket_id":"{id}"}}"#);
+            assert_eq!(Context::parse(json.as_bytes()), Err(ContextError::SocketId), "{id}");
+        }
+        assert_eq!(Context::parse(br#"{"socket_id":12.5}"#), Err(ContextError::SocketId));
+        let long = format!(r#"{{"a":"{}"}}"#, "a".repeat(Context::MAX_BYTES));
+        let error = Context::parse(long.as_bytes());
+        assert_eq!(error, Err(ContextError::TooLong { bytes: long.len() }));
+    }
+}
