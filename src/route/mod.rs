@@ -26,6 +26,7 @@ mod filters;
 mod lex;
 mod moment;
 mod names;
+mod singular;
 mod template;
 mod value;
 mod view;
