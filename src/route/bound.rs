@@ -27,6 +27,10 @@ use crate::notification::{
 pub(super) struct BoundRule {
     terms: Arc<Terms>,
     names: Arc<Names>,
+    /// What may happen to a row that it announces.
+    on: [bool; Action::ALL.len()],
+    /// What that is announced as, if not as what it is.
+    action: Option<Action>,
     id: BoundId,
     pub channels: Vec<BoundChannel>,
     pub events: Vec<BoundEvent>,
@@ -95,7 +99,7 @@ impl BoundRule {
             window: rule.window,
             window_by: rule.window_by,
             id_is_row: rule.id_is_row(relation),
-            on: Action::ALL.map(|action| rule.announces(action)),
+            on: Action::ALL.map(|action| rule.says(action)),
             events: events.iter().map(BoundEvent::constants).collect(),
             may_collapse: rule.resync.may_collapse,
             resync_events: resync::own_events(&resync_events)
@@ -108,6 +112,8 @@ impl BoundRule {
             relation.columns.iter().map(|column| is_fixed(&column.name)).collect();
         BoundRule {
             terms: Arc::new(terms),
+            on: Action::ALL.map(|action| rule.announces(action)),
+            action: rule.action,
             id: match &rule.id {
                 Some(id) => BoundId::Template(id.bind(relation)),
                 None => BoundId::PrimaryKey(relation.primary_key.clone()),
@@ -176,9 +182,10 @@ impl BoundRule {
         let facts = self.facts(&view);
         for told in decide(facts).into_iter().flatten() {
             let view = View { action: told.action, side: told.side, ..view };
-            if !self.terms.on[told.action as usize] || !self.concerns(&view, facts) {
+            if !self.on[told.action as usize] || !self.concerns(&view, facts) {
                 continue;
             }
+            let view = View { action: self.action.unwrap_or(told.action), ..view };
             for told in self.by_id(told, &view, scratch).into_iter().flatten() {
                 let view = view.from(told.side);
                 let letter = self.letter(told.rows, &view, options, scratch, counts);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::bound::BoundRule;
+use super::names;
 use super::resync;
 use super::rule::Rule;
 use super::template::Part;
@@ -125,6 +126,7 @@ impl Check<'_> {
         self.channel_columns(relation);
         self.identity(relation, rules);
         self.soft_delete(relation);
+        self.announced_as(relation);
         self.payload(relation);
         self.membership(relation);
     }
@@ -217,6 +219,32 @@ impl Check<'_> {
             );
             self.warn("on", message, Some("soft_delete = \"column\"".to_owned()));
         }
+    }
+
+    /// A child's rule that would say of its parent what happened to the child.
+    fn announced_as(&mut self, relation: &Relation) {
+        let (Some(entity), Some(id)) = (&self.rule.entity, &self.rule.id) else { return };
+        let reads = id.reads().resolve(relation);
+        let is_own = reads.iter().any(|(_, column)| relation.primary_key.contains(column));
+        if is_own || self.rule.action.is_some() || self.rule.event_is_explicit {
+            return;
+        }
+        let studly = names::studly(entity);
+        let mut actions = self.rule.actions(relation).into_iter();
+        let (row, action) = match actions.find(|action| *action != Action::Updated) {
+            Some(action @ Action::Created) => ("a new", action),
+            Some(action @ Action::Deleted) => ("a deleted", action),
+            Some(action) => ("a restored", action),
+            None => return,
+        };
+        let message = format!(
+            "{row} row of {} is announced as {studly}{}, though `id` names another row than its \
+             own",
+            relation.table,
+            action.studly_name()
+        );
+        let fix = "action = \"updated\"; or `event`, if it is meant so".to_owned();
+        self.warn("action", message, Some(fix));
     }
 
     fn payload(&mut self, relation: &Relation) {

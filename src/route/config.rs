@@ -27,6 +27,10 @@ pub struct Config {
     pub id: Option<String>,
     /// Of `created`, `updated`, `deleted`, `restored`. Default: all.
     pub on: Option<Vec<Action>>,
+    /// What all that it announces is called, such as `updated` where a child's
+    /// rule announces its parent. `on`, `when` and `changed` still ask what
+    /// happened to the row. Default: what happened to the row.
+    pub action: Option<Action>,
     /// Templates, rendered from the row as it was and as it is. A value with a
     /// dot, or with what no channel may hold, is refused; dots come only from an
     /// expression that as a whole ends in `| dotted`, as in

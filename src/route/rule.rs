@@ -44,8 +44,12 @@ pub(super) struct Rule {
     pub on: Vec<Action>,
     /// Whether `on` was written, so that all it names must be possible.
     pub on_is_explicit: bool,
+    /// What all of them are announced as, if not as what they are.
+    pub action: Option<Action>,
     pub channels: Vec<ChannelTemplate>,
     pub events: Vec<Template>,
+    /// Whether `event` was written.
+    pub event_is_explicit: bool,
     pub membership: Option<Arc<Expression>>,
     pub when: Option<Arc<Expression>>,
     pub changed: Option<Vec<String>>,
@@ -128,15 +132,24 @@ impl Rule {
         relation.columns[*key].name == *name
     }
 
-    /// What can happen to the relation's rows that it announces.
+    /// What it may call a change of the relation's rows.
     pub(super) fn actions(&self, relation: &Relation) -> Vec<Action> {
+        if let Some(action) = self.action {
+            return vec![action];
+        }
         let has_soft_delete = self.soft_delete_column(relation).is_some();
         let happens = |action: &Action| *action != Action::Restored || has_soft_delete;
         Action::ALL.into_iter().filter(|a| self.announces(*a) && happens(a)).collect()
     }
 
+    /// Whether it announces rows to which this has happened.
     pub(super) fn announces(&self, action: Action) -> bool {
         self.on.contains(&action)
+    }
+
+    /// Whether a notification of it may say that this has happened.
+    pub(super) fn says(&self, action: Action) -> bool {
+        self.action.map_or_else(|| self.announces(action), |said| said == action)
     }
 
     pub(super) fn soft_delete_column(&self, relation: &Relation) -> Option<usize> {
@@ -242,8 +255,10 @@ impl Compiler<'_> {
             id,
             on_is_explicit: config.on.is_some(),
             on: config.on.unwrap_or_else(|| Action::ALL.to_vec()),
+            action: config.action,
             channels,
             events,
+            event_is_explicit: config.event.is_some(),
             membership,
             when,
             changed: config.changed,
