@@ -176,6 +176,10 @@ impl Notification {
         self.count += earlier.count;
         self.position = self.position.min(earlier.position);
         self.at = self.at.max(earlier.at);
+        // Who made the one change has not seen the other.
+        if self.socket_id != earlier.socket_id {
+            self.socket_id = None;
+        }
         if self.id != earlier.id {
             self.id = "null".into();
         }
@@ -192,7 +196,8 @@ impl Notification {
         let channels = heap(size_of_val(&*self.channels)) + names.sum::<usize>();
         // A queue that grows by doubling has half as much room again.
         let own = size_of::<Notification>() * 3 / 2;
-        own + heap(self.id.len()) + heap(self.payload.heap_bytes()) + channels
+        let socket_id = self.socket_id.as_ref().map_or(0, |id| heap(id.len() + COUNTS));
+        own + socket_id + heap(self.id.len()) + heap(self.payload.heap_bytes()) + channels
     }
 }
 

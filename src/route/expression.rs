@@ -9,6 +9,7 @@ use minijinja::{Error, ErrorKind, Value};
 
 use super::engine::{self, ENGINE, FUNCTIONS};
 use super::lex;
+use super::said::said;
 use super::value::{Numerics, to_engine};
 use super::view::{Known, Scope, View};
 use crate::change::Relation;
@@ -25,10 +26,12 @@ pub(super) enum Variable {
     Schema,
     Changed,
     At,
+    /// What the transaction has said of itself.
+    Context,
 }
 
 impl Variable {
-    pub(super) const ALL: [(&'static str, Variable); 8] = [
+    pub(super) const ALL: [(&'static str, Variable); 9] = [
         ("entity", Variable::Entity),
         ("Entity", Variable::EntityStudly),
         ("action", Variable::Action),
@@ -37,6 +40,7 @@ impl Variable {
         ("schema", Variable::Schema),
         ("changed", Variable::Changed),
         ("at", Variable::At),
+        ("context", Variable::Context),
     ];
 
     pub(super) fn named(name: &str) -> Option<Variable> {
@@ -52,7 +56,11 @@ impl Variable {
     pub(super) fn is_static(self) -> bool {
         !matches!(
             self,
-            Variable::Action | Variable::ActionStudly | Variable::Changed | Variable::At
+            Variable::Action
+                | Variable::ActionStudly
+                | Variable::Changed
+                | Variable::At
+                | Variable::Context
         )
     }
 
@@ -61,7 +69,7 @@ impl Variable {
         matches!(self, Variable::Action | Variable::ActionStudly | Variable::Changed)
     }
 
-    fn value(self, view: &View<'_>) -> Option<Value> {
+    fn value(self, view: &View<'_>, touched: &Arc<Touched>) -> Option<Value> {
         Some(match self {
             Variable::Entity => Value::from(&*view.names.entity),
             Variable::EntityStudly => Value::from(&*view.names.studly),
@@ -77,6 +85,7 @@ impl Variable {
                 }
             },
             Variable::At => Value::from(view.change.transaction.at.to_string()),
+            Variable::Context => said(view.change.context, touched),
         })
     }
 }
@@ -216,7 +225,7 @@ impl BoundReads {
         let mut top = fields(Scope::Row);
         for (name, variable) in Variable::ALL {
             if self.variables.contains(&variable) {
-                top.push((name.into(), variable.value(view)));
+                top.push((name.into(), variable.value(view, &touched)));
             }
         }
         for (name, scope) in [("new", Scope::New), ("old", Scope::Old)] {
@@ -232,9 +241,15 @@ impl BoundReads {
 
 /// What an evaluation came across.
 #[derive(Debug, Default)]
-struct Touched {
+pub(super) struct Touched {
     unknown: AtomicBool,
     null: AtomicBool,
+}
+
+impl Touched {
+    pub(super) fn null(&self) {
+        self.null.store(true, Relaxed);
+    }
 }
 
 /// A row or the top level, to the engine. `None` is unknown; that it was looked
@@ -251,7 +266,7 @@ impl Object for Fields {
         let (_, value) = self.fields.iter().find(|(field, _)| &**field == name)?;
         match value {
             None => self.touched.unknown.store(true, Relaxed),
-            Some(value) if value.is_none() => self.touched.null.store(true, Relaxed),
+            Some(value) if value.is_none() => self.touched.null(),
             Some(_) => {}
         }
         value.clone()

@@ -26,6 +26,7 @@ mod filters;
 mod lex;
 mod moment;
 mod names;
+mod said;
 mod singular;
 mod template;
 mod value;

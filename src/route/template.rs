@@ -116,7 +116,7 @@ impl Part {
             && !["true", "false", "none", "True", "False", "None"].contains(&source)
         {
             return Ok(match Variable::named(source) {
-                Some(Variable::Changed) => Part::expression(source)?,
+                Some(Variable::Changed | Variable::Context) => Part::expression(source)?,
                 Some(variable) => Part::Variable(variable),
                 None if source == "new" || source == "old" => Part::expression(source)?,
                 None => Part::Column(Scope::Row, source.into()),
@@ -280,7 +280,7 @@ pub(super) fn print_variable(variable: Variable, view: &View<'_>, out: &mut Stri
         Variable::Table => out.push_str(&view.names.table.name),
         Variable::Schema => out.push_str(&view.names.table.schema),
         Variable::At => out.push_str(&view.change.transaction.at.to_string()),
-        Variable::Changed => unreachable!("`changed` is an expression"),
+        Variable::Changed | Variable::Context => unreachable!("it is an expression"),
     }
 }
 

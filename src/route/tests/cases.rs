@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 
 use super::notifications;
-use super::rows::{Table, batch, fields};
+use super::rows::{Table, batch_within, fields};
 use crate::change::{Position, Timestamp};
 use crate::notification::{Notification, Reason, Resync};
 use crate::route::{Config, Options, Problem, Router, Rules, Severity};
@@ -54,6 +54,8 @@ struct Case {
     identity: Option<toml::Value>,
     old: Option<String>,
     new: Option<String>,
+    /// JSON: what its transaction said of itself.
+    context: Option<String>,
     /// JSON: the notifications in order, each with the fields to compare.
     /// `refusal` and `partial` are always compared.
     expect: String,
@@ -117,6 +119,7 @@ fn as_json(notification: &Notification) -> Map<String, Json> {
         "channels": notification.channels,
         "at": notification.at.to_string(),
         "position": notification.position.value(),
+        "socket_id": notification.socket_id,
     }) else {
         unreachable!("an object was written");
     };
@@ -139,7 +142,7 @@ impl Case {
         let old = self.old.as_ref().map(|row| fields(&relation, row));
         let new = self.new.as_ref().map(|row| fields(&relation, row));
         let rules = compile(file, &self.rule).unwrap_or_else(|problems| panic!("{problems:#?}"));
-        let batch = batch(&relation, old, new);
+        let batch = batch_within(self.context.as_deref(), &relation, old, new);
         compare(&self.expect, &notifications(rules, &batch));
     }
 }

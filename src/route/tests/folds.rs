@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use super::rows::{Table, batch, fields};
+use super::rows::{Table, batch, batch_within, fields};
 use super::{posts, route_all, rules};
 use crate::change::Relation;
 use crate::notification::{Action, Notification, Payload};
@@ -252,5 +252,33 @@ fn a_list_of_too_many_changed_columns_is_left_out() {
         let folded = fold(rules(), &relation, rows, &vec![Action::Updated; rows.len() - 1]);
         assert!(!folded.0.data().contains("changed"), "{}", folded.0.data());
         assert_eq!(folded.0.refusal, None);
+    }
+}
+
+#[test]
+fn folded_changes_have_the_last_ones_context_and_a_socket_only_if_it_is_of_all() {
+    let rules = rules(toml::toml! {
+        table = "posts"
+        channels = "posts"
+        data = { was = "{{ old.status }}", by = "{{ context.user_id }}" }
+    });
+    let relation = posts(&["id integer", "status text"]);
+    let mut router = Router::new(Arc::new(rules));
+    let mut told = |context: Option<&str>| {
+        let row =
+            |status: &str| Some(fields(&relation, &format!(r#"{{"id":1,"status":"{status}"}}"#)));
+        let batch = batch_within(context, &relation, row("open"), row("paid"));
+        route_all(&mut router, &batch).remove(0)
+    };
+    let ann = r#"{"user_id":7,"socket_id":"1.2"}"#;
+    let bob = r#"{"user_id":8,"socket_id":"3.4"}"#;
+    let mut both_of_ann = told(Some(ann));
+    both_of_ann.absorb(told(Some(ann)), Action::Updated);
+    assert_eq!(both_of_ann.socket_id.as_deref(), Some("1.2"));
+    for (earlier, later, by) in [(ann, Some(bob), "8"), (ann, None, "null")] {
+        let mut folded = told(later);
+        folded.absorb(told(Some(earlier)), Action::Updated);
+        assert_eq!(folded.socket_id, None);
+        assert_eq!(folded.data(), format!(r#"{{"by":{by},"was":"open"}}"#));
     }
 }

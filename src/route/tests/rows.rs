@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
 use crate::change::{
-    Batch, BatchBuilder, Column, Field, Kind, Operation, Position, Relation, ReplicaIdentity,
-    TableName, Timestamp, Transaction,
+    Batch, BatchBuilder, Column, Context, Field, Kind, Operation, Position, Relation,
+    ReplicaIdentity, TableName, Timestamp, Transaction,
 };
 
 #[derive(Clone, Deserialize)]
@@ -74,6 +74,16 @@ pub(super) type Fields = Vec<Option<Option<Vec<u8>>>>;
 /// One change as a decoder would make it: an insert without `old`, a delete
 /// without `new`. An old row that carries nothing was not sent at all.
 pub(super) fn batch(relation: &Arc<Relation>, old: Option<Fields>, new: Option<Fields>) -> Batch {
+    batch_within(None, relation, old, new)
+}
+
+/// The same, in a transaction that said this of itself.
+pub(super) fn batch_within(
+    context: Option<&str>,
+    relation: &Arc<Relation>,
+    old: Option<Fields>,
+    new: Option<Fields>,
+) -> Batch {
     let operation = match (&old, &new) {
         (None, Some(_)) => Operation::Insert,
         (_, Some(_)) => Operation::Update,
@@ -84,7 +94,9 @@ pub(super) fn batch(relation: &Arc<Relation>, old: Option<Fields>, new: Option<F
         at: Timestamp::from_unix_micros(1_795_210_440_123_456),
         position: Position::new(100),
     };
+    let context = context.map(|json| Context::parse(json.as_bytes()).expect("a context"));
     let mut builder = BatchBuilder::default();
+    builder.context = context.map(Arc::new);
     let mut bytes = Vec::new();
     let mut row = |fields: Fields, absent: Field| {
         let start = builder.fields.len();
