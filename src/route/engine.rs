@@ -40,14 +40,11 @@ fn environment() -> Environment<'static> {
         ("abs", Value::from_function(builtin::abs)),
         ("capitalize", Value::from_function(builtin::capitalize)),
         ("dotted", Value::from_function(filters::dotted)),
-        ("e", Value::from_function(filters::e)),
-        ("escape", Value::from_function(filters::e)),
         ("float", Value::from_function(builtin::float)),
         ("int", Value::from_function(builtin::int)),
         ("iso", Value::from_function(filters::iso)),
         ("iso8601", Value::from_function(filters::iso8601)),
         ("lower", Value::from_function(builtin::lower)),
-        ("number_format", Value::from_function(filters::number_format)),
         ("replace", Value::from_function(builtin::replace)),
         ("round", Value::from_function(builtin::round)),
         ("string", Value::from_function(builtin::string)),
@@ -57,6 +54,10 @@ fn environment() -> Environment<'static> {
     ] {
         env.add_filter(name, null_stays_null(filter));
     }
+    // These say of NULL what PHP does.
+    env.add_filter("e", filters::e);
+    env.add_filter("escape", filters::e);
+    env.add_filter("number_format", filters::number_format);
     env
 }
 
