@@ -1,6 +1,7 @@
 //! Tests of the whole, on real servers: `tests/run` installs these and runs everything.
 
 mod bad_input;
+mod browser;
 mod campaign;
 mod config;
 mod connect;

@@ -3,6 +3,7 @@
 //! `tests/setup` installs them. All that is started here ends with its value, and at the latest with the test
 //! process, even if that is killed (`scratch`).
 
+pub mod browser;
 pub mod client;
 pub mod cluster;
 pub mod database;
