@@ -7,6 +7,7 @@
 mod channel;
 mod event;
 mod json;
+mod measure;
 mod pattern;
 mod payload;
 mod resync;
@@ -15,6 +16,7 @@ mod terms;
 pub use channel::{ChannelClass, ChannelName, ChannelNameError};
 pub use event::{EventName, EventNameError};
 pub use json::{escaped_len, write_string};
+pub use measure::{Measure, encrypted_len};
 pub use pattern::{ChannelPattern, Part};
 pub use payload::{Changed, Draft, Payload, Render, minimal_may_exceed};
 pub use resync::{Reason, Resync};
@@ -108,7 +110,11 @@ pub struct Notification {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error("the payload has {bytes} bytes, and the endpoint takes {limit}")]
-    Oversize { bytes: usize, limit: usize },
+    Oversize {
+        /// As it would be sent: on an encrypted channel, encrypted.
+        bytes: usize,
+        limit: usize,
+    },
     #[error("{part}: {reason}")]
     Unrenderable {
         /// The rule's option: `channels`, `event`, `id`.

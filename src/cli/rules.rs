@@ -10,6 +10,7 @@ pub(super) fn compile(loaded: &Loaded) -> Result<Rules, config::Error> {
     let options = Options {
         timezone: config.database.timezone.get().clone(),
         max_data_bytes: config.pusher.server.capacity().max_data_bytes(),
+        encrypts: config.pusher.encryption_key.is_some(),
     };
     match Rules::compile(config.rule.clone(), options) {
         Ok(rules) => Ok(rules),

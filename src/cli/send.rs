@@ -38,12 +38,19 @@ impl FromStr for JsonText {
     }
 }
 
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is an encrypted channel and there is no key for it: set `encryption_key`")]
+struct NoKey(ChannelName);
+
 #[expect(clippy::print_stdout, reason = "what was sent is the command's result")]
 pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
     let Args { channel, event, data: JsonText(data) } = args;
     let loaded = global.load_config()?;
     let client = Client::new(&loaded.config.pusher)
         .map_err(|error| loaded.refuse_option(&format!("pusher.{}", error.option()), &error))?;
+    if channel.class().is_encrypted() && loaded.config.pusher.encryption_key.is_none() {
+        return Err(loaded.refuse_option("pusher", &NoKey(channel)).into());
+    }
     client
         .publish(&event, std::slice::from_ref(&channel), &data)
         .await

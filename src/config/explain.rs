@@ -112,7 +112,7 @@ pub(super) fn value(source: &Source, outline: &Outline, error: &toml::de::Error)
     let entry = outline.at(&span);
     let option = entry.map(|entry| entry.shown()).unwrap_or_default();
     let name = option.rsplit('.').next().unwrap_or_default();
-    let is_secret = matches!(name, "secret" | "password" | "url" | "proxy");
+    let is_secret = matches!(name, "encryption_key" | "secret" | "password" | "url" | "proxy");
     let raw = source.text.get(span.clone()).unwrap_or_default();
     let (message, fix) = reword(error.message().trim_end(), &option, raw, is_secret);
     Problem::new(message).at(source, span).fix(fix)

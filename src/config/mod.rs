@@ -176,7 +176,7 @@ fn readable_secrets(source: &Source, outline: &Outline) -> Option<String> {
     let secret = outline.entries().find(|entry| {
         let raw = source.text.get(entry.value.clone()).unwrap_or_default();
         match entry.option.as_str() {
-            "pusher.secret" | "database.password" => !raw.contains("${"),
+            "pusher.secret" | "pusher.encryption_key" | "database.password" => !raw.contains("${"),
             "database.url" => !raw.contains("${") && holds_password(raw),
             _ => false,
         }

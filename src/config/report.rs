@@ -116,7 +116,7 @@ impl fmt::Display for Report {
 /// caret still fits: what is printed ends up in logs.
 fn without_secrets(line: &str) -> String {
     let mut shown: Vec<char> = line.chars().collect();
-    for word in ["secret", "password"] {
+    for word in ["secret", "password", "encryption_key"] {
         let word: Vec<char> = word.chars().collect();
         let mut from = 0;
         while let Some(at) = (from..shown.len()).find(|&at| shown[at..].starts_with(&word)) {
@@ -188,6 +188,7 @@ mod tests {
             (r#"url = "postgres://u:${PW}@h/db""#, r#"url = "postgres://u:${PW}@h/db""#),
             (r#"url = "postgres://u@h:5432/db""#, r#"url = "postgres://u@h:5432/db""#),
             (r#"url = "host=h password=pw user=u""#, r#"url = "host=h password=** user=u""#),
+            (r#"encryption_key = "base64:QQ==""#, r#"encryption_key = "***********""#),
             (r#"pusher = { key = "k", secret = "s" }"#, r#"pusher = { key = "k", secret = "*" }"#),
             (r#"secret_file = "/run/x""#, r#"secret_file = "/run/x""#),
         ] {

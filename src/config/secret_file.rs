@@ -10,8 +10,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// Options that may stand in a file of their own, with the name that says so.
-const IN_FILES: [(&str, &str); 5] = [
+const IN_FILES: [(&str, &str); 6] = [
     ("app_id", "app_id_file"),
+    ("encryption_key", "encryption_key_file"),
     ("key", "key_file"),
     ("password", "password_file"),
     ("secret", "secret_file"),

@@ -6,7 +6,7 @@ use crate::backoff::Backoff;
 use crate::change::Position;
 use crate::notification::{ChannelName, Notification, Payload, Reason, Resync, Terms};
 
-use super::pusher::{Capacity, Packed, Problem, pack};
+use super::pusher::{Capacity, Packed, Packer, Problem};
 use super::rejected::Rejected;
 use super::resyncs::Ticket;
 
@@ -166,7 +166,7 @@ impl Lane {
 
     /// The next request, and whether a doubtful answer to it is the last one
     /// that is borne. Only where [`Lane::may_send`].
-    pub(super) fn start(&mut self, capacity: Capacity) -> (Packed, bool) {
+    pub(super) fn start(&mut self, packer: &Packer) -> (Packed, bool) {
         let held = match std::mem::replace(&mut self.state, State::Idle) {
             State::Held { packed, .. } => packed,
             State::Idle | State::InFlight(_) | State::Abandoned => None,
@@ -178,7 +178,7 @@ impl Lane {
                 0 => usize::MAX,
                 suspects => suspects.div_ceil(2),
             };
-            pack(front, self.done, queue, max_pairs, capacity)
+            packer.pack(front, self.done, queue, max_pairs)
         });
         self.state = State::InFlight(packed.clone());
         let is_last_try = packed.pairs == 1 && self.doubts + 1 >= DOUBTFUL_TRIES;

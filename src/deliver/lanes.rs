@@ -13,13 +13,13 @@ use crate::notification::{Notification, Terms};
 
 use super::gate::{Admission, Gate, Transition};
 use super::lane::{Debt, Lane, Settled};
-use super::pusher::{Capacity, Packed, Verdict};
+use super::pusher::{Packed, Packer, Verdict};
 
 #[derive(Debug)]
 pub(super) struct Lanes {
     lanes: Vec<Lane>,
     gate: Gate,
-    capacity: Capacity,
+    packer: Packer,
 }
 
 /// A request to send now.
@@ -35,9 +35,9 @@ pub(super) struct Start {
 }
 
 impl Lanes {
-    pub(super) fn new(count: usize, capacity: Capacity) -> Lanes {
+    pub(super) fn new(count: usize, packer: Packer) -> Lanes {
         let lanes = (0..count).map(|_| Lane::new()).collect();
-        Lanes { lanes, gate: Gate::default(), capacity }
+        Lanes { lanes, gate: Gate::default(), packer }
     }
 
     pub(super) fn push(
@@ -59,7 +59,7 @@ impl Lanes {
     pub(super) fn has_room(&self, lane: usize, now: Instant) -> bool {
         let lane = &self.lanes[lane];
         let is_open = self.gate.admits(now) == Admission::All;
-        lane.has_room(self.capacity) && (is_open || lane.is_empty())
+        lane.has_room(self.packer.capacity) && (is_open || lane.is_empty())
     }
 
     /// A lane that takes a part of a resync now.
@@ -102,7 +102,7 @@ impl Lanes {
                 (from..from + count).map(|lane| lane % count).find(|&l| self.lanes[l].may_send())
             }
         }?;
-        let (packed, is_last_try) = self.lanes[lane].start(self.capacity);
+        let (packed, is_last_try) = self.lanes[lane].start(&self.packer);
         self.gate.started(lane);
         let doubts_endpoint = packed.pairs == 1 && self.gate.is_in_doubt();
         Some(Start { lane, packed, is_last_try, doubts_endpoint })
@@ -187,8 +187,8 @@ impl Lanes {
                 self.gate.stop(problem, now)
             }
             Verdict::EventsOnly => {
-                let is_new = self.capacity.batch_events > 0;
-                self.capacity.batch_events = 0;
+                let is_new = self.packer.capacity.batch_events > 0;
+                self.packer.capacity.batch_events = 0;
                 is_new.then_some(Transition::EventsOnly)
             }
         }

@@ -68,7 +68,7 @@ impl Publisher {
             recorder: Recorder::new(rejected),
             frontier: Frontier::default(),
             coalescer,
-            lanes: Lanes::new(count, client.server().capacity()),
+            lanes: Lanes::new(count, client.packer().clone()),
             resyncs: Resyncs::new(limits.resync_spread),
             resync_spread: limits.resync_spread,
             owed: Owed::default(),

@@ -123,6 +123,11 @@ impl ChannelClass {
             .map_or(ChannelClass::Public, |(_, class)| class)
     }
 
+    /// Whether what is sent there is encrypted.
+    pub fn is_encrypted(self) -> bool {
+        matches!(self, ChannelClass::Encrypted | ChannelClass::EncryptedCache)
+    }
+
     /// What a name of this class begins with; empty for a public channel.
     pub fn prefix(self) -> &'static str {
         Self::PREFIXES

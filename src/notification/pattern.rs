@@ -22,6 +22,10 @@ impl ChannelPattern {
         ChannelPattern { parts: parts.into(), class }
     }
 
+    pub fn class(&self) -> ChannelClass {
+        self.class
+    }
+
     /// The one channel that it names, if it has no value in it.
     pub fn constant(&self) -> Option<ChannelName> {
         match &*self.parts {

@@ -19,7 +19,7 @@ use super::view::{Known, Names, Scope, Side, View};
 use super::{Oversize, SoftDelete};
 use crate::change::{Change, Operation, Relation, TableName};
 use crate::notification::{
-    Action, Changed, ChannelName, Notification, Payload, Refusal, Terms, escaped_len,
+    Action, Changed, ChannelName, Measure, Notification, Payload, Refusal, Terms,
     minimal_may_exceed, write_string,
 };
 
@@ -44,6 +44,7 @@ pub(super) struct BoundRule {
     /// If folding changes what `data` says: how it is drawn for a row as it was,
     /// and as it is.
     drawings: Option<[Arc<Drawing>; 2]>,
+    pub measure: Measure,
     oversize: Oversize,
     fixed: Arc<[bool]>,
     soft_delete: BoundSoftDelete,
@@ -89,7 +90,8 @@ impl BoundRule {
         };
         let condition = |expression| BoundExpression::new(expression, relation);
         let is_fixed = |name: &str| rule.fixed.iter().any(|fixed| fixed == name);
-        let channels: Vec<_> = rule.channels.iter().map(|c| c.bind(relation, print)).collect();
+        let channels: Vec<_> =
+            rule.channels.iter().map(|c| c.bind(relation, options, print)).collect();
         let bind = |event| BoundEvent::new(event, relation, print);
         let events: Vec<_> = rule.events.iter().map(bind).collect();
         let resync_events: Vec<_> = rule.resync.events.iter().flatten().map(bind).collect();
@@ -107,6 +109,7 @@ impl BoundRule {
             resync_data: rule.resync.data.as_ref().map(|data| resync::pieces(data, print)),
             channels: channels.iter().filter_map(BoundChannel::pattern).collect(),
         };
+        let measure = Measure::of(&terms.channels);
         let names = Arc::new(Names { entity: entity.clone(), studly, table: table.clone() });
         let fixed: Arc<[bool]> =
             relation.columns.iter().map(|column| is_fixed(&column.name)).collect();
@@ -128,10 +131,10 @@ impl BoundRule {
                 .as_ref()
                 .map(|columns| columns.iter().map(|name| relation.column(name)).collect()),
             data: rule.data.as_ref().map(|data| data.bind(relation)),
-            drawings: rule
-                .data
-                .as_ref()
-                .and_then(|data| Drawing::of_both_rows(data, relation, &names, &fixed, options)),
+            drawings: rule.data.as_ref().and_then(|data| {
+                Drawing::of_both_rows(data, relation, &names, &fixed, measure, options)
+            }),
+            measure,
             oversize: rule.oversize,
             fixed,
             soft_delete: match (rule.soft_delete_column(relation), &rule.soft_delete) {
@@ -353,7 +356,7 @@ impl BoundRule {
         };
         data.clear();
         let is_made = template.write(view, data).is_ok();
-        let bytes = escaped_len(data);
+        let bytes = self.measure.bytes(data);
         if is_made && bytes > limit && self.oversize == Oversize::Reject {
             letter.refusal.get_or_insert(Refusal::Oversize { bytes, limit });
             letter.payload = Payload::Own(data.as_str().into());
@@ -402,7 +405,7 @@ impl BoundRule {
                 refusal,
             };
             if notification.refusal.is_none() {
-                notification.refusal = oversize(&notification, limit);
+                notification.refusal = self.oversize(&notification, limit);
             }
             notification
         };
@@ -431,6 +434,19 @@ impl BoundRule {
             }
         }
     }
+
+    /// Why a minimal payload cannot be sent. A rule's own was measured as it was
+    /// made.
+    fn oversize(&self, notification: &Notification, limit: usize) -> Option<Refusal> {
+        let Notification { terms, id, payload: Payload::Minimal { .. }, .. } = notification else {
+            return None;
+        };
+        if !minimal_may_exceed(limit, &terms.entity, id) {
+            return None;
+        }
+        let bytes = self.measure.bytes(&notification.data());
+        (bytes > limit).then_some(Refusal::Oversize { bytes, limit })
+    }
 }
 
 /// `columns` is a buffer.
@@ -441,19 +457,6 @@ fn changed(view: &View<'_>, columns: &mut Vec<u16>) -> Option<Changed> {
     columns.clear();
     columns.extend(view.changed()?);
     Changed::new(view.change.relation, columns)
-}
-
-/// Why a minimal payload cannot be sent. A rule's own was measured as it was
-/// made.
-fn oversize(notification: &Notification, limit: usize) -> Option<Refusal> {
-    let Notification { terms, id, payload: Payload::Minimal { .. }, .. } = notification else {
-        return None;
-    };
-    if !minimal_may_exceed(limit, &terms.entity, id) {
-        return None;
-    }
-    let bytes = escaped_len(&notification.data());
-    (bytes > limit).then_some(Refusal::Oversize { bytes, limit })
 }
 
 impl Letter {

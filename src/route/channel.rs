@@ -1,6 +1,7 @@
 //! Channel names, partly from row values. Whatever a row holds, the name stays
 //! within the template's frame and class.
 
+use super::rule::Options;
 use super::template::{BoundPart, BoundTemplate, Part, Printed, Template, Unrenderable};
 use super::view::View;
 use crate::change::Relation;
@@ -25,8 +26,8 @@ pub(super) enum ChannelTemplateError {
     Character(char),
     #[error("its text has {0} bytes, and the servers take {max}", max = ChannelName::MAX_LEN)]
     TooLong(usize),
-    #[error("rowcast cannot encrypt yet, and anyone could read what it sends there")]
-    Encrypted,
+    #[error("it is an encrypted channel, and `encryption_key` of [pusher] is not set")]
+    NoKey,
 }
 
 impl ChannelTemplateError {
@@ -35,6 +36,11 @@ impl ChannelTemplateError {
             ChannelTemplateError::Class { .. } => {
                 Some(format!("for example \"private-{text}\", or \"rows.{text}\" if it is public"))
             }
+            ChannelTemplateError::NoKey => Some(
+                "in [pusher]: encryption_key = \"…\", the application's own: Laravel's option \
+                 encryption_master_key_base64;\nfor a new one: openssl rand -base64 32"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }
@@ -56,10 +62,14 @@ const DOT: &str = "a value has '.', which only an expression that ends in `| dot
 /// What the literal beginning of a name says about its class, `open` if a value
 /// follows. A value may still lengthen `private-` to `private-cache-`, which is
 /// seen when it is rendered; but it must not make a public name a private one.
-fn class_of_head(head: &str, open: bool) -> Result<ChannelClass, ChannelTemplateError> {
+fn class_of_head(
+    head: &str,
+    open: bool,
+    options: &Options,
+) -> Result<ChannelClass, ChannelTemplateError> {
     let class = ChannelClass::of(head);
-    if matches!(class, ChannelClass::Encrypted | ChannelClass::EncryptedCache) {
-        return Err(ChannelTemplateError::Encrypted);
+    if class.is_encrypted() && !options.encrypts {
+        return Err(ChannelTemplateError::NoKey);
     }
     if open && class == ChannelClass::Public {
         let becomes = CLASSES.into_iter().find(|class| class.prefix().starts_with(head));
@@ -82,7 +92,10 @@ fn check_text(text: &str, is_first: bool) -> Result<(), ChannelTemplateError> {
 }
 
 impl ChannelTemplate {
-    pub(super) fn new(template: Template) -> Result<ChannelTemplate, ChannelTemplateError> {
+    pub(super) fn new(
+        template: Template,
+        options: &Options,
+    ) -> Result<ChannelTemplate, ChannelTemplateError> {
         let mut len = 0;
         for (index, part) in template.parts.iter().enumerate() {
             if let Part::Text(text) = part {
@@ -99,12 +112,12 @@ impl ChannelTemplate {
             [Part::Text(text)] if text.trim_start_matches('#').is_empty() => {
                 return Err(ChannelTemplateError::Empty);
             }
-            [Part::Text(text)] => drop(class_of_head(text, false)?),
+            [Part::Text(text)] => drop(class_of_head(text, false, options)?),
             // What the table's or entity's name makes of it is seen when bound.
             [first, ..] if is_fixed(first) => {}
             [Part::Text(_), second, ..] if is_fixed(second) => {}
-            [Part::Text(text), ..] => drop(class_of_head(text, true)?),
-            [_, ..] => drop(class_of_head("", true)?),
+            [Part::Text(text), ..] => drop(class_of_head(text, true, options)?),
+            [_, ..] => drop(class_of_head("", true, options)?),
         }
         Ok(ChannelTemplate { template })
     }
@@ -112,6 +125,7 @@ impl ChannelTemplate {
     pub(super) fn bind(
         &self,
         relation: &Relation,
+        options: &Options,
         print: impl Fn(&Part) -> Option<String>,
     ) -> BoundChannel {
         let mut parts: Vec<BoundPart> = Vec::new();
@@ -129,9 +143,9 @@ impl ChannelTemplate {
             }
         }
         let class = match &*parts {
-            [BoundPart::Text(text)] => class_of_head(text, false),
-            [BoundPart::Text(text), ..] => class_of_head(text, true),
-            _ => class_of_head("", true),
+            [BoundPart::Text(text)] => class_of_head(text, false, options),
+            [BoundPart::Text(text), ..] => class_of_head(text, true, options),
+            _ => class_of_head("", true, options),
         };
         let constant = match (&*parts, &class) {
             ([BoundPart::Text(text)], Ok(_)) => text.parse().ok(),

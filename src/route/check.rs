@@ -115,7 +115,11 @@ impl Check<'_> {
         for error in bound.resync_events.iter().filter_map(|event| event.problem()) {
             self.error("resync", format!("for {table}: {error}"), None);
         }
-        let resync_bytes = bound.terms().resync_data.as_deref().map_or(0, resync::longest);
+        let resync_bytes = bound
+            .terms()
+            .resync_data
+            .as_deref()
+            .map_or(0, |data| bound.measure.bytes(&resync::longest(data)));
         if resync_bytes > rules.options.max_data_bytes {
             let message = format!(
                 "its data may have {resync_bytes} bytes, and the endpoint takes {}",

@@ -11,7 +11,7 @@ use super::rule::Options;
 use super::template::Template;
 use super::view::{Names, Side, Since, View};
 use crate::change::{Batch, Relation};
-use crate::notification::{Action, Changed, Draft, Render, escaped_len};
+use crate::notification::{Action, Changed, Draft, Measure, Render};
 
 /// How a rule's payload about one row of a change is drawn.
 #[derive(Debug)]
@@ -22,6 +22,7 @@ pub(super) struct Drawing {
     names: Arc<Names>,
     fixed: Arc<[bool]>,
     zone: TimeZone,
+    measure: Measure,
     max_bytes: usize,
     /// The row that it is about.
     side: Side,
@@ -35,6 +36,7 @@ impl Drawing {
         relation: &Relation,
         names: &Arc<Names>,
         fixed: &Arc<[bool]>,
+        measure: Measure,
         options: &Options,
     ) -> Option<[Arc<Drawing>; 2]> {
         if !template.templates().any(Template::tells_before) {
@@ -49,6 +51,7 @@ impl Drawing {
                 names: names.clone(),
                 fixed: fixed.clone(),
                 zone: options.timezone.clone(),
+                measure,
                 max_bytes: options.max_data_bytes,
                 side,
             })
@@ -81,6 +84,6 @@ impl Render for Drawing {
         };
         let mut text = String::new();
         self.data.write(&view, &mut text).ok()?;
-        (escaped_len(&text) <= self.max_bytes).then(|| text.into())
+        (self.measure.bytes(&text) <= self.max_bytes).then(|| text.into())
     }
 }

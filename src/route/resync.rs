@@ -8,7 +8,7 @@ use super::rule::Rule;
 use super::template::{Part, Template};
 use super::view::Scope;
 use crate::change::Relation;
-use crate::notification::{EventName, Piece, Reason, escaped_len, write_string};
+use crate::notification::{EventName, Piece, Reason, write_string};
 
 /// A rule's `resync`, parsed.
 #[derive(Debug)]
@@ -118,8 +118,8 @@ pub(super) fn pieces(data: &DataTemplate, print: impl Fn(&Part) -> Option<String
     pieces.done.into()
 }
 
-/// How long it gets, by [`escaped_len`].
-pub(super) fn longest(pieces: &[Piece]) -> usize {
+/// The longest that it gets.
+pub(super) fn longest(pieces: &[Piece]) -> String {
     let mut text = String::new();
     for piece in pieces {
         match piece {
@@ -131,7 +131,7 @@ pub(super) fn longest(pieces: &[Piece]) -> usize {
             Piece::Count { .. } => text.push_str(&u64::MAX.to_string()),
         }
     }
-    escaped_len(&text)
+    text
 }
 
 struct Pieces<P> {

@@ -21,8 +21,10 @@ pub struct Options {
     /// Of timestamps without one, as the application writes them.
     pub timezone: TimeZone,
     /// The longest payload that the endpoint takes, measured by
-    /// [`escaped_len`](crate::notification::escaped_len).
+    /// [`Measure`](crate::notification::Measure).
     pub max_data_bytes: usize,
+    /// Whether there is a key for encrypted channels.
+    pub encrypts: bool,
 }
 
 /// All rules, parsed: what they ask for, of whichever table.
@@ -210,7 +212,8 @@ impl Compiler<'_> {
             self.problem("changed", message.into(), Some("leave `changed` out".into()));
         }
         let id = config.id.as_deref().and_then(|id| self.id(id));
-        let channels = config.channels.0.iter().filter_map(|text| self.channel(text)).collect();
+        let channels =
+            config.channels.0.iter().filter_map(|text| self.channel(text, options)).collect();
         let events = match &config.event {
             Some(events) => events.0.iter().filter_map(|text| self.event("event", text)).collect(),
             None => self.event("event", "{{ Entity }}{{ Action }}").into_iter().collect(),
@@ -299,9 +302,9 @@ impl Compiler<'_> {
         Some(id)
     }
 
-    fn channel(&mut self, text: &str) -> Option<ChannelTemplate> {
+    fn channel(&mut self, text: &str, options: &Options) -> Option<ChannelTemplate> {
         let template = self.template("channels", text)?;
-        match ChannelTemplate::new(template) {
+        match ChannelTemplate::new(template, options) {
             Ok(channel) => Some(channel),
             Err(error) => {
                 self.problem("channels", format!("{text:?}: {error}"), error.fix(text));

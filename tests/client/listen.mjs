@@ -2,7 +2,7 @@
 // {"joined": {"channel"}}, {"refused": {"channel", "why"}}, {"heard": {"channel", "event", "data", "at_ms"}},
 // {"state": "connected"}. Reads {"join": "channel"} and, to listen with Laravel Echo,
 // {"echo": {"kind": "private", "channel", "event"}}; ends with its input.
-import { createHmac } from "node:crypto";
+import { createHash, createHmac } from "node:crypto";
 import { createInterface } from "node:readline";
 import Echo from "laravel-echo";
 import PusherModule from "pusher-js";
@@ -12,13 +12,22 @@ const { app } = JSON.parse(process.argv[2]);
 
 const print = (line) => process.stdout.write(JSON.stringify(line) + "\n");
 
+// The key of one encrypted channel, as the application's Pusher library makes it.
+const sharedSecret = (channel) =>
+  createHash("sha256").update(channel).update(Buffer.from(app.encryption_key, "base64")).digest("base64");
+
 // What an application's auth route answers.
 const authorize = ({ socketId, channelName }, answer) => {
   const presence = channelName.startsWith("presence-");
   const channelData = presence ? JSON.stringify({ user_id: socketId }) : undefined;
   const signed = [socketId, channelName, ...(presence ? [channelData] : [])].join(":");
   const signature = createHmac("sha256", app.secret).update(signed).digest("hex");
-  answer(null, { auth: `${app.key}:${signature}`, ...(presence && { channel_data: channelData }) });
+  const encrypted = channelName.startsWith("private-encrypted-");
+  answer(null, {
+    auth: `${app.key}:${signature}`,
+    ...(presence && { channel_data: channelData }),
+    ...(encrypted && { shared_secret: sharedSecret(channelName) }),
+  });
 };
 
 const pusher = new Pusher(app.key, {

@@ -84,6 +84,7 @@ fn rules(database: &postgres::Config, pusher: &pusher::Config) -> anyhow::Result
     let options = route::Options {
         timezone: database.timezone.get().clone(),
         max_data_bytes: pusher.server.capacity().max_data_bytes(),
+        encrypts: false,
     };
     match Rules::compile(file.rule, options) {
         Ok(rules) => Ok(rules),

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::change::Position;
-use crate::deliver::pusher::{Problem, Server};
+use crate::deliver::pusher::{Packer, Problem, Server};
 use crate::deliver::rejected::Rejected;
 use crate::deliver::resyncs::Ticket;
 use crate::deliver::tests::notification;
@@ -67,7 +67,7 @@ fn pairs(packed: &Packed) -> Vec<Pair> {
 }
 
 fn lanes(count: usize) -> (Lanes, Instant) {
-    (Lanes::new(count, Server::Any.capacity()), Instant::now())
+    (Lanes::new(count, Packer { capacity: Server::Any.capacity(), key: None }), Instant::now())
 }
 
 impl Lanes {

@@ -13,7 +13,7 @@ use crate::secret::Secret;
 
 use super::answer::{Answer, judge};
 use super::occupied::{self, MAX_LIST_BYTES};
-use super::packing::{self, Packed, Path};
+use super::packing::{Packed, Packer, Path};
 use super::signature::{Method, Signed, signed_query};
 use super::{Config, ConfigError, Problem, Server, Verdict};
 
@@ -41,6 +41,7 @@ struct App {
     key: String,
     secret: Secret,
     server: Server,
+    packer: Packer,
     timeout: Duration,
 }
 
@@ -85,16 +86,21 @@ impl Client {
                 key: config.key.as_str().to_owned(),
                 secret: config.secret.as_secret().clone(),
                 server: config.server,
+                packer: Packer {
+                    capacity: config.server.capacity(),
+                    key: config.encryption_key.clone(),
+                },
                 timeout,
             }),
         })
     }
 
-    pub fn server(&self) -> Server {
-        self.app.server
+    pub(in crate::deliver) fn packer(&self) -> &Packer {
+        &self.app.packer
     }
 
-    /// Publishes one event now, and once.
+    /// Publishes one event now, and once. For an encrypted channel there must be
+    /// a key.
     ///
     /// # Errors
     /// Why the endpoint did not accept it on all channels. After a timeout or a
@@ -107,8 +113,7 @@ impl Client {
     ) -> Result<(), Problem> {
         let mut channels = channels;
         while !channels.is_empty() {
-            let capacity = self.app.server.capacity();
-            let packed = packing::event(event, channels, data, usize::MAX, capacity);
+            let packed = self.app.packer.event(event, channels, data, usize::MAX);
             channels = &channels[packed.pairs..];
             let response = self.post(&packed).await?;
             response.answer().check()?;

@@ -8,7 +8,7 @@ use url::Url;
 
 use crate::secret::Secret;
 
-use super::Server;
+use super::{EncryptionKey, Server};
 
 /// `[pusher]`: the Pusher-compatible endpoint that notifications go to.
 #[derive(Clone, Debug, Deserialize)]
@@ -24,6 +24,9 @@ pub struct Config {
     pub app_id: AppId,
     pub key: AppKey,
     pub secret: AppSecret,
+    /// For channels that begin with `private-encrypted-`: 32 bytes as base64,
+    /// the same as the application's, perhaps with `base64:` before it.
+    pub encryption_key: Option<EncryptionKey>,
     /// Which server it is, for its limits and quirks: `reverb`, `pusher`,
     /// `soketi`, `sockudo`, `laravel-websockets`, or `any`: what all of them
     /// take.

@@ -7,6 +7,7 @@
 mod answer;
 mod client;
 mod config;
+mod encryption;
 mod occupied;
 mod packing;
 mod server;
@@ -18,7 +19,8 @@ pub use config::{
     AppId, AppIdError, AppKey, AppKeyError, AppSecret, Cluster, ClusterError, Config, ConfigError,
     EmptySecret, EndpointUrl, EndpointUrlError, ProxyUrl, ProxyUrlError, Timeout, TimeoutError,
 };
+pub use encryption::{EncryptionKey, EncryptionKeyError};
 pub use server::{Capacity, Server};
 
 pub(super) use answer::Verdict;
-pub(super) use packing::{Packed, pack};
+pub(super) use packing::{Packed, Packer};

@@ -1,14 +1,18 @@
-//! Which notifications go into one request, and its body. Pure.
+//! Which notifications go into one request, and its body. Pure, but for the
+//! random nonces of what is encrypted.
 //!
 //! What is counted is *pairs*, a notification on one of its channels: a server
 //! accepts or refuses those. One notification goes to `events`, which takes up
-//! to 100 of its channels; several go to `batch_events`, an entry for each pair.
+//! to 100 of its channels; several go to `batch_events`, an entry for each pair,
+//! and so does one whose channels need each their own data, being encrypted.
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
 
 use crate::notification::{ChannelName, EventName, Notification};
 
-use super::Capacity;
+use super::{Capacity, EncryptionKey};
 
 /// A request ready to be signed and sent.
 #[derive(Clone, Debug)]
@@ -34,75 +38,107 @@ impl Path {
     }
 }
 
-/// Packs the front of a queue: at most `max_pairs`, beginning with channel
-/// `first_channel` of the first notification. Never splits a notification
-/// between two requests where it fits into one. A pair that does not even fit
-/// alone is packed alone: whether it is too large is the server's to say.
-///
-/// `first_channel` is one of the first notification's, and `max_pairs` not 0.
-pub(in crate::deliver) fn pack<'a>(
-    first: &Notification,
-    first_channel: usize,
-    rest: impl Iterator<Item = &'a Notification>,
-    max_pairs: usize,
-    capacity: Capacity,
-) -> Packed {
-    let channels = &first.channels[first_channel..];
-    let batch = Batch::new(max_pairs.min(capacity.batch_events), capacity.body_bytes);
-    batch
-        .pack(first, channels, rest)
-        .unwrap_or_else(|| event(&first.event, channels, &first.data(), max_pairs, capacity))
+/// Packs requests for one endpoint.
+#[derive(Clone, Debug)]
+pub(in crate::deliver) struct Packer {
+    pub(in crate::deliver) capacity: Capacity,
+    /// For encrypted channels. Nothing names one without it.
+    pub(in crate::deliver) key: Option<EncryptionKey>,
 }
 
-/// The body of `events` for as many of `channels` as fit, at least one.
-pub(super) fn event(
-    event: &EventName,
-    channels: &[ChannelName],
-    data: &str,
-    max_channels: usize,
-    capacity: Capacity,
-) -> Packed {
-    const END: &[u8] = b"]}";
-    let names: usize = channels.iter().map(|channel| channel.len() + 3).sum();
-    let mut body = Vec::with_capacity(data.len() * 5 / 4 + names.min(25_000) + 300);
-    body.extend_from_slice(b"{\"name\":");
-    write_string(&mut body, event.as_str());
-    body.extend_from_slice(b",\"data\":");
-    write_string(&mut body, data);
-    body.extend_from_slice(b",\"channels\":[");
-    let mut pairs = 0;
-    for channel in channels.iter().take(max_channels.min(Capacity::CHANNELS)) {
-        let mark = body.len();
-        if pairs > 0 {
-            body.push(b',');
-        }
-        write_string(&mut body, channel.as_str());
-        if pairs > 0 && body.len() + END.len() > capacity.body_bytes {
-            body.truncate(mark);
-            break;
-        }
-        pairs += 1;
+impl Packer {
+    /// Packs the front of a queue: at most `max_pairs`, beginning with channel
+    /// `first_channel` of the first notification. Never splits a notification
+    /// between two requests where it fits into one. A pair that does not even fit
+    /// alone is packed alone: whether it is too large is the server's to say.
+    ///
+    /// `first_channel` is one of the first notification's, and `max_pairs` not 0.
+    pub(in crate::deliver) fn pack<'a>(
+        &self,
+        first: &Notification,
+        first_channel: usize,
+        rest: impl Iterator<Item = &'a Notification>,
+        max_pairs: usize,
+    ) -> Packed {
+        let channels = &first.channels[first_channel..];
+        Batch::new(self, max_pairs)
+            .pack(first, channels, rest)
+            .or_else(|| Batch::new(self, max_pairs).pack_channels(first, channels))
+            .unwrap_or_else(|| self.event(&first.event, channels, &first.data(), max_pairs))
     }
-    body.extend_from_slice(END);
-    Packed { path: Path::Events, body: body.into(), pairs }
+
+    /// The body of `events` for as many of `channels` as fit, at least one. What
+    /// is encrypted for one channel says nothing on another.
+    pub(super) fn event(
+        &self,
+        event: &EventName,
+        channels: &[ChannelName],
+        data: &str,
+        max_channels: usize,
+    ) -> Packed {
+        const END: &[u8] = b"]}";
+        let names: usize = channels.iter().map(|channel| channel.len() + 3).sum();
+        let mut body = Vec::with_capacity(data.len() * 5 / 4 + names.min(25_000) + 300);
+        let data = self.data_on(&channels[0], data);
+        let max_channels = match data {
+            Cow::Borrowed(_) => max_channels.min(Capacity::CHANNELS),
+            Cow::Owned(_) => 1,
+        };
+        body.extend_from_slice(b"{\"name\":");
+        write_string(&mut body, event.as_str());
+        body.extend_from_slice(b",\"data\":");
+        write_string(&mut body, &data);
+        body.extend_from_slice(b",\"channels\":[");
+        let mut pairs = 0;
+        for channel in channels.iter().take(max_channels) {
+            if pairs > 0 && channel.class().is_encrypted() {
+                break;
+            }
+            let mark = body.len();
+            if pairs > 0 {
+                body.push(b',');
+            }
+            write_string(&mut body, channel.as_str());
+            if pairs > 0 && body.len() + END.len() > self.capacity.body_bytes {
+                body.truncate(mark);
+                break;
+            }
+            pairs += 1;
+        }
+        body.extend_from_slice(END);
+        Packed { path: Path::Events, body: body.into(), pairs }
+    }
+
+    /// What is sent on the channel; owned if it is encrypted. A request that is
+    /// repeated is not encrypted anew: the same bytes again tell nobody more than
+    /// they did before.
+    fn data_on<'d>(&self, channel: &ChannelName, data: &'d str) -> Cow<'d, str> {
+        if !channel.class().is_encrypted() {
+            return Cow::Borrowed(data);
+        }
+        let key = self.key.as_ref().expect("without a key, rules with such a channel are refused");
+        Cow::Owned(key.encrypt(channel, data))
+    }
 }
 
-struct Batch {
+struct Batch<'p> {
+    packer: &'p Packer,
     body: Vec<u8>,
     pairs: usize,
     max_pairs: usize,
-    max_bytes: usize,
 }
 
-impl Batch {
+impl Batch<'_> {
+    const START: &'static [u8] = b"{\"batch\":[";
     const END: &'static [u8] = b"]}";
 
-    fn new(max_pairs: usize, max_bytes: usize) -> Batch {
-        Batch { body: Vec::new(), pairs: 0, max_pairs, max_bytes }
+    fn new(packer: &Packer, max_pairs: usize) -> Batch<'_> {
+        let max_pairs = max_pairs.min(packer.capacity.batch_events);
+        Batch { packer, body: Self::START.to_vec(), pairs: 0, max_pairs }
     }
 
-    /// `None` if fewer than two notifications fit: then `events` says the same
-    /// in fewer bytes.
+    /// `None` if fewer than two notifications fit: then `events` mostly says the
+    /// same in fewer bytes.
     fn pack<'a>(
         mut self,
         first: &Notification,
@@ -114,16 +150,33 @@ impl Batch {
         if channels.len() + second.channels.len() > self.max_pairs {
             return None;
         }
-        self.body.reserve(self.max_bytes.min(10_000));
-        self.body.extend_from_slice(b"{\"batch\":[");
+        self.body.reserve(self.packer.capacity.body_bytes.min(10_000));
         if !self.add(first, channels) || !self.add(second, &second.channels) {
             return None;
         }
         while let Some(next) = rest.next()
             && self.add(next, &next.channels)
         {}
+        Some(self.end())
+    }
+
+    /// One notification on its first channels, as many as fit. `None` if fewer
+    /// than two do, or if `events` takes them: none of them is encrypted.
+    fn pack_channels(mut self, one: &Notification, channels: &[ChannelName]) -> Option<Packed> {
+        if !channels.iter().take(self.max_pairs).any(|channel| channel.class().is_encrypted()) {
+            return None;
+        }
+        for channel in channels {
+            if !self.add(one, std::slice::from_ref(channel)) {
+                break;
+            }
+        }
+        (self.pairs > 1).then(|| self.end())
+    }
+
+    fn end(mut self) -> Packed {
         self.body.extend_from_slice(Self::END);
-        Some(Packed { path: Path::BatchEvents, body: self.body.into(), pairs: self.pairs })
+        Packed { path: Path::BatchEvents, body: self.body.into(), pairs: self.pairs }
     }
 
     /// Adds the notification on all of `channels`, or leaves it out.
@@ -142,9 +195,9 @@ impl Batch {
             self.body.extend_from_slice(b",\"channel\":");
             write_string(&mut self.body, channel.as_str());
             self.body.extend_from_slice(b",\"data\":");
-            write_string(&mut self.body, &data);
+            write_string(&mut self.body, &self.packer.data_on(channel, &data));
             self.body.push(b'}');
-            if self.body.len() + Self::END.len() > self.max_bytes {
+            if self.body.len() + Self::END.len() > self.packer.capacity.body_bytes {
                 self.body.truncate(mark);
                 return false;
             }
@@ -166,10 +219,36 @@ mod tests {
     use super::*;
     use crate::deliver::pusher::Server;
     use crate::deliver::tests::notification;
-    use crate::notification::Payload;
+    use crate::notification::{Payload, encrypted_len, escaped_len};
 
-    /// The pairs of a request, in order: event, channel and data.
+    fn packer(capacity: Capacity) -> Packer {
+        Packer { capacity, key: Some(EncryptionKey::of(7)) }
+    }
+
+    fn pack<'a>(
+        first: &Notification,
+        first_channel: usize,
+        rest: impl Iterator<Item = &'a Notification>,
+        max_pairs: usize,
+        capacity: Capacity,
+    ) -> Packed {
+        packer(capacity).pack(first, first_channel, rest, max_pairs)
+    }
+
+    /// The pairs of a request, in order: event, channel and data as it is read
+    /// there.
     fn pairs(packed: &Packed) -> Vec<(String, String, String)> {
+        let mut pairs = sent_pairs(packed);
+        for (_, channel, data) in &mut pairs {
+            let channel: ChannelName = channel.parse().expect("a channel");
+            if channel.class().is_encrypted() {
+                *data = EncryptionKey::of(7).decrypt(&channel, data);
+            }
+        }
+        pairs
+    }
+
+    fn sent_pairs(packed: &Packed) -> Vec<(String, String, String)> {
         let body: Value = serde_json::from_slice(&packed.body).expect("a body is JSON");
         let text = |value: &Value| value.as_str().expect("a string").to_owned();
         match packed.path {
@@ -253,6 +332,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_encrypted_has_an_event_or_an_entry_for_each_channel() {
+        let names = ["private-encrypted-a", "b", "c", "private-encrypted-d"];
+        let queue = [notification("post", 7, &names)];
+        for (server, requests) in [
+            (Server::Any, &[(Path::BatchEvents, 4)][..]),
+            (Server::LaravelWebsockets, &[(Path::Events, 1), (Path::Events, 2), (Path::Events, 1)]),
+        ] {
+            let packed = pack_all(&queue, usize::MAX, server.capacity());
+            let shapes: Vec<_> = packed.iter().map(|packed| (packed.path, packed.pairs)).collect();
+            assert_eq!(shapes, requests);
+            assert_eq!(packed.iter().flat_map(pairs).collect::<Vec<_>>(), flat(&queue));
+        }
+        let many: Vec<String> = (0..25).map(|n| format!("private-encrypted-{n}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let resync = [notification("post", 7, &many)];
+        let packed = pack_all(&resync, usize::MAX, Server::Any.capacity());
+        assert_eq!(packed.iter().map(|packed| packed.pairs).collect::<Vec<_>>(), [10, 10, 5]);
+    }
+
+    #[test]
     fn what_the_rules_refused_is_never_packed_nor_anything_behind_it() {
         let mut queue: Vec<_> = (0..4).map(|id| notification("post", id, &["a"])).collect();
         queue[2].refusal =
@@ -264,19 +363,31 @@ mod tests {
     #[test]
     fn the_longest_data_fits_even_with_the_longest_names() {
         let capacity = Server::Reverb.capacity();
-        let mut one = notification("post", 1, &[&"c".repeat(ChannelName::MAX_LEN)]);
-        one.event = r"\".repeat(EventName::MAX_LEN).parse().expect("an event");
-        one.payload = Payload::Own("x".repeat(capacity.max_data_bytes() - 2).into());
-        let packed = pack(&one, 0, [].iter(), usize::MAX, capacity);
-        assert!(packed.body.len() <= capacity.body_bytes, "{}", packed.body.len());
+        let limit = capacity.max_data_bytes();
+        let encrypted = (0..limit).take_while(|len| encrypted_len(*len) <= limit).last();
+        for (prefix, longest) in
+            [("", limit - 2), ("private-encrypted-", encrypted.expect("some data fits"))]
+        {
+            let name = prefix.to_owned() + &"c".repeat(ChannelName::MAX_LEN - prefix.len());
+            let mut one = notification("post", 1, &[&name]);
+            one.event = r"\".repeat(EventName::MAX_LEN).parse().expect("an event");
+            one.payload = Payload::Own("x".repeat(longest).into());
+            let packed = pack(&one, 0, [].iter(), usize::MAX, capacity);
+            assert!(packed.body.len() <= capacity.body_bytes, "{}", packed.body.len());
+            let (_, _, data) = &sent_pairs(&packed)[0];
+            assert!((limit - 6..=limit).contains(&escaped_len(data)), "{}", data.len());
+        }
     }
 
     fn queue() -> impl Strategy<Value = Vec<Notification>> {
-        let one = (1..130_usize, 0..5_000_usize, any::<bool>(), 0..190_usize);
-        let few = (1..4_usize, 0..200_usize, any::<bool>(), 0..20_usize);
-        let made = prop_oneof![1 => one, 6 => few].prop_map(|(channels, data, quotes, name)| {
-            let names: Vec<String> =
-                (0..channels).map(|n| format!("{}-{n}", "c".repeat(name + 1))).collect();
+        let one = (1..130_usize, 0..5_000_usize, any::<bool>(), 0..170_usize, 20..130_usize);
+        let few = (1..4_usize, 0..200_usize, any::<bool>(), 0..20_usize, 1..6_usize);
+        let made = prop_oneof![1 => one, 6 => few].prop_map(|it| {
+            let (channels, data, quotes, name, plain) = it;
+            let class = |n| if n % plain == plain - 1 { "private-encrypted-" } else { "" };
+            let names: Vec<String> = (0..channels)
+                .map(|n| format!("{}{}-{n}", class(n), "c".repeat(name + 1)))
+                .collect();
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             let mut made = notification("post", 1, &names);
             let text = if quotes { "\"".repeat(data / 2) } else { "x".repeat(data) };

@@ -22,6 +22,8 @@ struct File {
     timezone: String,
     #[serde(default = "large")]
     max_data_bytes: usize,
+    #[serde(default)]
+    encrypts: bool,
     /// What the cases' rules have in common.
     #[serde(default)]
     rule: toml::Table,
@@ -105,6 +107,7 @@ fn compile(file: &File, rule: &toml::Table) -> Result<Rules, Vec<Problem>> {
     let options = Options {
         timezone: TimeZone::get(&file.timezone).unwrap(),
         max_data_bytes: file.max_data_bytes,
+        encrypts: file.encrypts,
     };
     Rules::compile(vec![config], options)
 }

@@ -26,7 +26,7 @@ fn posts(columns: &[&str]) -> Arc<Relation> {
 }
 
 fn rules(config: toml::Table) -> Rules {
-    let options = Options { timezone: TimeZone::UTC, max_data_bytes: 9_000 };
+    let options = Options { timezone: TimeZone::UTC, max_data_bytes: 9_000, encrypts: true };
     Rules::compile(vec![config.try_into().unwrap()], options).unwrap()
 }
 
@@ -112,7 +112,7 @@ fn a_table_that_a_rule_lost_by_its_new_name_is_held_back_at_every_change() {
     let config = |table: &str| -> Config {
         toml::from_str(&format!("table = '{table}'\nchannels = 'x'")).unwrap()
     };
-    let options = Options { timezone: TimeZone::UTC, max_data_bytes: 9_000 };
+    let options = Options { timezone: TimeZone::UTC, max_data_bytes: 9_000, encrypts: true };
     let rules = Rules::compile(vec![config("posts"), config("*")], options).unwrap();
     let rules = Arc::new(rules);
     let before = posts(&["id integer"]);
@@ -200,7 +200,7 @@ fn a_configuration_that_is_no_rule_says_what_was_expected() {
 #[test]
 fn all_that_is_wrong_with_all_rules_is_told_at_once() {
     let config = |text: &str| toml::from_str::<Config>(text).unwrap();
-    let options = Options { timezone: TimeZone::UTC, max_data_bytes: 9_000 };
+    let options = Options { timezone: TimeZone::UTC, max_data_bytes: 9_000, encrypts: true };
     let problems = Rules::compile(
         vec![
             config("table = 'posts'\nchannels = ['{{ id }}', 'a b']\nwhen = '=='"),

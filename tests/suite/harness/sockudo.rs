@@ -23,6 +23,8 @@ impl Sockudo {
     pub const APP_ID: &str = "rowcast-tests";
     pub const KEY: &str = "app-key";
     pub const SECRET: &str = "app-secret";
+    /// The application's, for encrypted channels. Sockudo does not know it.
+    pub const ENCRYPTION_KEY: &str = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
 
     pub async fn start() -> Self {
         // Another process may take the port before Sockudo does.
@@ -68,6 +70,7 @@ impl Sockudo {
         json!({
             "host": "127.0.0.1", "port": self.port,
             "app_id": Self::APP_ID, "key": Self::KEY, "secret": Self::SECRET,
+            "encryption_key": Self::ENCRYPTION_KEY,
         })
     }
 
