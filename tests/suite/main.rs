@@ -22,6 +22,8 @@ mod readme;
 mod setup;
 mod setup_command;
 mod standby;
+#[expect(unreachable_pub, reason = "nothing of a test binary can be reached from outside")]
+mod systems;
 mod tls;
 mod visible;
 mod wal;

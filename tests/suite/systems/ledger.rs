@@ -1,0 +1,92 @@
+//! What is expected and what was heard, page by page.
+
+use serde_json::Value;
+
+use super::{
+    browsers::Heard,
+    scenario::{Step, is_like},
+};
+
+#[derive(Default)]
+pub struct Ledger {
+    due: Vec<Due>,
+    /// From the step's last commit to the page.
+    pub latencies_ms: Vec<f64>,
+}
+
+/// A message that one page has to hear.
+struct Due {
+    step: usize,
+    client: String,
+    channel: String,
+    event: String,
+    data: Value,
+    at_most: usize,
+    heard: usize,
+}
+
+impl Ledger {
+    /// `joined` are the pages and their channels.
+    pub fn expect(&mut self, number: usize, step: &Step, joined: &[(String, String)]) {
+        for expect in &step.expect {
+            let data: Value = serde_json::from_str(&expect.data).unwrap_or_else(|error| {
+                panic!("{}: data is no JSON: {error}: {}", step.claim, expect.data)
+            });
+            for channel in expect.channels.iter() {
+                let hears =
+                    |client: &String| expect.to.as_ref().is_none_or(|to| to.contains(client));
+                let mut clients = joined
+                    .iter()
+                    .filter(|(client, joined)| joined == channel && hears(client))
+                    .map(|(client, _)| client)
+                    .peekable();
+                assert!(clients.peek().is_some(), "{}: nobody is on {channel}", step.claim);
+                for client in clients {
+                    self.due.extend(expect.events.iter().map(|event| Due {
+                        step: number,
+                        client: client.clone(),
+                        channel: channel.to_owned(),
+                        event: event.to_owned(),
+                        data: data.clone(),
+                        at_most: expect.at_most.unwrap_or(1),
+                        heard: 0,
+                    }));
+                }
+            }
+        }
+    }
+
+    /// Panics if nobody expected it.
+    pub fn hear(&mut self, heard: &Heard, claim: &str, committed_ms: Option<f64>) {
+        assert!(!heard.by.is_empty(), "{claim}: no .listen(…) of the page hears {heard:?}");
+        let due = self.due.iter_mut().find(|due| {
+            due.heard < due.at_most
+                && due.client == heard.client
+                && due.channel == heard.channel
+                && due.event == heard.event
+                && is_like(&due.data, &heard.data)
+        });
+        let Some(due) = due else {
+            panic!("{claim}: this was not expected: {heard:?}\nbut these:\n{}", self.missing());
+        };
+        due.heard += 1;
+        if let Some(committed_ms) = committed_ms {
+            self.latencies_ms.push((heard.at_ms - committed_ms).max(0.0));
+        }
+    }
+
+    pub fn is_complete(&self) -> bool {
+        self.due.iter().all(|due| due.heard > 0)
+    }
+
+    pub fn missing(&self) -> String {
+        let missing = self.due.iter().filter(|due| due.heard == 0);
+        let lines = missing.map(|due| {
+            format!(
+                "step {}: {} on {}: {} {}",
+                due.step, due.client, due.channel, due.event, due.data
+            )
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}

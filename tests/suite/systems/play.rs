@@ -1,0 +1,229 @@
+//! One configuration, its scenario played.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    time::{Duration, Instant, SystemTime},
+};
+
+use serde_json::json;
+use tokio_postgres::Client;
+
+use super::{
+    browsers::{Browsers, Heard},
+    ledger::Ledger,
+    scenario::{Scenario, Step, Subscription},
+};
+use crate::harness::{
+    cluster::Version,
+    database::Database,
+    process::Process,
+    rowcast::Rowcast,
+    sockudo::Sockudo,
+    wait::{SOON, eventually},
+};
+
+/// A message that takes longer counts as lost.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+const ENCRYPTION_KEY: &str = "base64:MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
+
+pub struct Play {
+    sockudo: Sockudo,
+    application: Client,
+    database: Database,
+    rowcast: Rowcast,
+    browsers: Browsers,
+    /// Each page and its channels.
+    joined: Vec<(String, String)>,
+    ledger: Ledger,
+    /// How many of the browsers' lines were read.
+    mark: usize,
+}
+
+impl Play {
+    /// Tables made, `setup` run, pages opened.
+    pub async fn prepare(folder: &Path, config: &str, scenario: &Scenario) -> Self {
+        let read = |name: &str| fs::read_to_string(folder.join(name)).expect("the folder has it");
+        let (database, sockudo) = tokio::join!(Database::on(Version::DEFAULT), Sockudo::start());
+        database.psql(&read("schema.sql")).await;
+        database.psql(&scenario.before).await;
+        let rowcast = Rowcast::new(&read(config))
+            .env("DATABASE_URL", &database.url())
+            .env("ROWCAST_SLOT", &database.slot())
+            .env("PUSHER_URL", &sockudo.url())
+            .env("PUSHER_SERVER", "sockudo")
+            .env("PUSHER_ENCRYPTION_KEY", ENCRYPTION_KEY)
+            .env("REVERB_APP_ID", Sockudo::APP_ID)
+            .env("REVERB_APP_KEY", Sockudo::KEY)
+            .env("REVERB_APP_SECRET", Sockudo::SECRET);
+        let setup = rowcast.start(&["setup", "--identity"]);
+        assert_eq!(setup.exit_code(SOON).await, 0, "{:?}", setup.stderr.all());
+        let browsers = Browsers::open(&sockudo, ENCRYPTION_KEY, &scenario.clients).await;
+        let application = database.client().await;
+        let mut play = Self {
+            sockudo,
+            application,
+            database,
+            rowcast,
+            browsers,
+            joined: Vec::new(),
+            ledger: Ledger::default(),
+            mark: 0,
+        };
+        play.open_pages(scenario).await;
+        play
+    }
+
+    async fn open_pages(&mut self, scenario: &Scenario) {
+        for client in &scenario.clients {
+            for (subscription, names) in &client.listen {
+                let dotted = names.iter().filter(|_| client.both).map(|name| format!(".{name}"));
+                let events: Vec<String> = names.iter().cloned().chain(dotted).collect();
+                self.join(&client.name, Subscription::of(subscription), events).await;
+            }
+            for subscription in &client.refused {
+                self.browsers.fail_to_join(&client.name, Subscription::of(subscription)).await;
+            }
+            for subscription in &client.forged {
+                self.browsers.forge(&client.name, Subscription::of(subscription)).await;
+            }
+        }
+    }
+
+    async fn join(&mut self, client: &str, at: Subscription<'_>, mut events: Vec<String>) {
+        events.push(".rowcast.resync".to_owned());
+        self.browsers.join(client, at, &events).await;
+        self.joined.push((client.to_owned(), at.channel()));
+    }
+
+    /// At its first start rowcast does not know what it has missed, so it tells every page to fetch. Afterwards it
+    /// knows, and tells only what changes.
+    pub async fn resync_by_a_first_start(&mut self, scenario: &Scenario) {
+        let run = self.run().await;
+        let mut waiting: BTreeSet<(String, String)> = self.joined.iter().cloned().collect();
+        waiting.retain(|(_, channel)| !scenario.without_resync.contains(channel));
+        let mut mark = self.mark;
+        eventually(SOON, "every channel is told to fetch", async || {
+            let (heard, end) = self.browsers.heard_from(mark);
+            mark = end;
+            for Heard { client, channel, event, by, data, .. } in heard {
+                let is_resync = event == "rowcast.resync" || data["action"] == "resync";
+                let is_presence = event.starts_with(':');
+                assert!(is_resync || is_presence, "{client} hears {event} on {channel}: {data}");
+                assert!(!by.is_empty(), "{client} does not listen for {event} on {channel}");
+                waiting.remove(&(client, channel));
+            }
+            waiting.is_empty().then_some(())
+        })
+        .await;
+        self.stop(run).await;
+        self.fence("fence-1").await;
+        (_, self.mark) = self.browsers.heard_from(self.mark);
+    }
+
+    pub async fn run(&self) -> Process {
+        let run = self.rowcast.start(&["run"]);
+        run.stderr.wait_for(SOON, "streaming changes").await;
+        run
+    }
+
+    /// Plays a step and waits for what it makes the pages hear.
+    pub async fn step(&mut self, number: usize, step: &Step) {
+        if let Some((client, subscription)) = step.join.as_deref().map(by_client) {
+            let joined = Subscription::of(subscription);
+            self.joined.push((client.to_owned(), joined.channel()));
+            self.ledger.expect(number, step, &self.joined);
+            self.browsers.join(client, joined, &[]).await;
+        } else {
+            if let Some((client, channel)) = step.leave.as_deref().map(by_client) {
+                self.joined.retain(|joined| *joined != (client.to_owned(), channel.to_owned()));
+                self.browsers.leave(client, channel);
+            }
+            self.ledger.expect(number, step, &self.joined);
+        }
+        let transactions: Vec<&str> = step.sql.iter().collect();
+        for sql in &transactions {
+            let sql = self.with_socket_ids(sql).await;
+            let done = self.application.batch_execute(&sql).await;
+            done.unwrap_or_else(|error| panic!("{}: {error:?}\nin: {sql}", step.claim));
+        }
+        // Of several transactions it is not known which one a message tells of.
+        let committed_ms = (transactions.len() == 1).then(now_ms);
+        let end = Instant::now() + DEADLINE;
+        let in_time = eventually(SOON, &step.claim, async || {
+            let (heard, mark) = self.browsers.heard_from(self.mark);
+            self.mark = mark;
+            for heard in &heard {
+                self.ledger.hear(heard, &step.claim, committed_ms);
+            }
+            let is_late = Instant::now() > end;
+            (is_late || self.ledger.is_complete()).then_some(!is_late)
+        });
+        let in_time = in_time.await;
+        assert!(in_time, "{}: not within {DEADLINE:?}:\n{}", step.claim, self.ledger.missing());
+    }
+
+    /// `@socket ann` becomes her socket id.
+    async fn with_socket_ids(&self, sql: &str) -> String {
+        const MARK: &str = "@socket ";
+        let mut text = sql.to_owned();
+        while let Some(start) = text.find(MARK) {
+            let name = &text[start + MARK.len()..];
+            let name: String = name.chars().take_while(char::is_ascii_alphanumeric).collect();
+            let socket = self.browsers.socket(&name).await;
+            text.replace_range(start..start + MARK.len() + name.len(), &socket);
+        }
+        text
+    }
+
+    /// Returns when all that was written is delivered.
+    pub async fn stop(&self, run: Process) {
+        let written = self.database.written().await;
+        eventually(SOON, "all is accepted", async || {
+            (self.database.confirmed().await >= written).then_some(())
+        })
+        .await;
+        run.sigterm();
+        assert_eq!(run.exit_code(SOON).await, 0, "{:?}", run.stderr.all());
+    }
+
+    /// After this the pages have heard all that was sent before.
+    async fn fence(&self, event: &str) {
+        let channels: BTreeSet<&str> = self.joined.iter().map(|(_, channel)| &**channel).collect();
+        let (encrypted, plain): (Vec<&str>, Vec<&str>) =
+            channels.into_iter().partition(|channel| channel.starts_with("private-encrypted-"));
+        if !plain.is_empty() {
+            self.sockudo.publish(&plain, event, &json!({})).await;
+        }
+        for channel in encrypted {
+            let send = self.rowcast.start(&["send", channel, event, "{}"]);
+            assert_eq!(send.exit_code(SOON).await, 0, "{:?}", send.stderr.all());
+        }
+        self.browsers.hear_everywhere(&self.joined, event).await;
+    }
+
+    pub async fn nothing_more(&mut self) {
+        self.fence("fence-2").await;
+        let (heard, _) = self.browsers.heard_from(self.mark);
+        for heard in heard.iter().filter(|heard| heard.event != "fence-2") {
+            self.ledger.hear(heard, "the end", None);
+        }
+        assert!(self.ledger.is_complete(), "{}", self.ledger.missing());
+    }
+
+    pub fn latencies_ms(self) -> Vec<f64> {
+        self.ledger.latencies_ms
+    }
+}
+
+/// `ann: join online`.
+fn by_client(text: &str) -> (&str, &str) {
+    text.split_once(": ").expect("a client, a colon, and what it does")
+}
+
+fn now_ms() -> f64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.expect("the clock is past 1970").as_secs_f64() * 1000.0
+}
