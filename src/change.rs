@@ -17,7 +17,7 @@ pub use batch::{Batch, BatchBuilder, Change, Field, Item, Operation, Row, Transa
 pub use broadcast::Broadcast;
 pub use context::{Context, ContextError};
 pub use lsn::Lsn;
-pub use parents::{Lookup, LookupId, Parent, ParentKey, ParentRow, Parents};
+pub use parents::{Lookup, LookupId, Parent, ParentKey, ParentRow, ParentValue, Parents};
 pub use position::Position;
 pub use relation::{Column, Kind, Relation, ReplicaIdentity, TableName};
 pub use timestamp::Timestamp;

@@ -4,9 +4,9 @@
 //! # The way of the data
 //!
 //! ```text
-//!  source ──changes──▶ route ──notifications──▶ deliver ──▶ endpoint
-//!    ▲                                             │
-//!    └───────────── position, written down ◀───────┘
+//!  source ──changes──▶ lookup ▸ route ──notifications──▶ deliver ──▶ endpoint
+//!    ▲                                                      │
+//!    └────────────────── position, written down ◀───────────┘
 //! ```
 //!
 //! [`pipeline`] is this drawing as a program: the tasks, the queues between
@@ -19,6 +19,8 @@
 //! - [`change`]: a batch of row changes over one block of bytes, and positions.
 //! - [`source`]: where changes come from. [`source::wal`] streams logical
 //!   replication.
+//! - [`lookup`]: rows of other tables that rules read columns of, kept right by
+//!   the changes themselves.
 //! - [`route`]: rules; a change in, notifications out. Pure.
 //! - [`notification`]: what is sent, complete.
 //! - [`coalesce`]: windows that fold what is unsent, and resyncs where it is too
@@ -69,6 +71,7 @@ pub mod config;
 pub mod deliver;
 pub mod duration;
 pub mod failpoint;
+pub mod lookup;
 pub mod notification;
 pub mod observe;
 pub mod pipeline;

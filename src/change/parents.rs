@@ -45,26 +45,195 @@ pub enum Parent {
     Unknown,
 }
 
+impl Parent {
+    /// What it costs to keep, in bytes, near enough.
+    pub fn heap_bytes(&self) -> usize {
+        match self {
+            Parent::Row(row) => {
+                let texts = row.values.iter().filter_map(|(_, text)| text.as_ref());
+                size_of_val(&*row.values) + texts.map(|text| text.len()).sum::<usize>()
+            }
+            Parent::Absent | Parent::Unknown => 0,
+        }
+    }
+}
+
 /// A parent's columns in the order of [`Lookup::columns`]: each one's kind, and
 /// its text as the change stream has it, or NULL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParentRow {
-    pub values: Box<[(Kind, Option<Box<[u8]>>)]>,
+    pub values: Box<[ParentValue]>,
 }
 
-/// All parents that are known while a batch is routed.
+/// `None` is NULL.
+pub type ParentValue = (Kind, Option<Box<[u8]>>);
+
+/// All parents that are known while a batch is routed: those that are kept from
+/// batch to batch, and what holds for this one alone, which hides the former.
+///
+/// What is kept is bounded. It comes in two generations, of which the older goes
+/// when the younger is full, and only between two batches: what a batch has
+/// asked for stays until it is routed.
 #[derive(Debug, Default)]
 pub struct Parents {
+    batch: HashMap<ParentKey, Parent>,
+    young: Generation,
+    old: Generation,
+}
+
+#[derive(Debug, Default)]
+struct Generation {
     known: HashMap<ParentKey, Parent>,
+    bytes: usize,
+}
+
+impl Generation {
+    const MAX_PARENTS: usize = 50_000;
+    const MAX_BYTES: usize = 16 << 20;
+
+    fn is_full(&self) -> bool {
+        self.known.len() >= Generation::MAX_PARENTS || self.bytes >= Generation::MAX_BYTES
+    }
+
+    fn put(&mut self, key: ParentKey, parent: Parent) {
+        self.forget(&key);
+        self.bytes += heap_bytes(&key, &parent);
+        self.known.insert(key, parent);
+    }
+
+    fn forget(&mut self, key: &ParentKey) {
+        if let Some((key, parent)) = self.known.remove_entry(key) {
+            self.bytes -= heap_bytes(&key, &parent);
+        }
+    }
+
+    fn retain(&mut self, is_kept: impl Fn(&ParentKey, &Parent) -> bool) {
+        let bytes = &mut self.bytes;
+        self.known.retain(|key, parent| {
+            let is_kept = is_kept(key, parent);
+            if !is_kept {
+                *bytes -= heap_bytes(key, parent);
+            }
+            is_kept
+        });
+    }
+}
+
+fn heap_bytes(key: &ParentKey, parent: &Parent) -> usize {
+    size_of::<(ParentKey, Parent)>() + key.key.len() + parent.heap_bytes()
 }
 
 impl Parents {
     /// `None` if it must be read first.
     pub fn get(&self, key: &ParentKey) -> Option<&Parent> {
-        self.known.get(key)
+        self.batch.get(key).or_else(|| self.kept(key))
     }
 
+    /// What is kept of it, whatever holds for this batch.
+    pub fn kept(&self, key: &ParentKey) -> Option<&Parent> {
+        self.young.known.get(key).or_else(|| self.old.known.get(key))
+    }
+
+    /// Has it for this batch alone.
     pub fn put(&mut self, key: ParentKey, parent: Parent) {
-        self.known.insert(key, parent);
+        self.batch.insert(key, parent);
+    }
+
+    /// Takes back what holds for this batch alone.
+    pub fn take_back(&mut self, key: &ParentKey) {
+        self.batch.remove(key);
+    }
+
+    /// Has it for this batch, unless something else holds for that, and for
+    /// those after it.
+    pub fn keep(&mut self, key: ParentKey, parent: Parent) {
+        self.old.forget(&key);
+        self.young.put(key, parent);
+    }
+
+    /// Keeps it no longer.
+    pub fn forget(&mut self, key: &ParentKey) {
+        self.young.forget(key);
+        self.old.forget(key);
+    }
+
+    /// Keeps no longer what `is_kept` does not want.
+    pub fn retain(&mut self, is_kept: impl Fn(&ParentKey, &Parent) -> bool) {
+        self.young.retain(&is_kept);
+        self.old.retain(&is_kept);
+    }
+
+    /// Ends what holds for this batch alone, and drops the older generation once
+    /// the younger is full.
+    pub fn next_batch(&mut self) {
+        self.batch.clear();
+        if self.young.is_full() {
+            self.old = std::mem::take(&mut self.young);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(key: &str) -> ParentKey {
+        ParentKey { lookup: LookupId(0), key: key.into() }
+    }
+
+    fn row(text: &[u8]) -> Parent {
+        Parent::Row(Arc::new(ParentRow { values: [(Kind::Text, Some(text.into()))].into() }))
+    }
+
+    #[test]
+    fn what_holds_for_one_batch_hides_what_is_kept_and_ends_with_it() {
+        let mut parents = Parents::default();
+        parents.put(key("1"), Parent::Unknown);
+        parents.keep(key("1"), Parent::Absent);
+        assert_eq!(parents.get(&key("1")), Some(&Parent::Unknown));
+        parents.next_batch();
+        assert_eq!(parents.get(&key("1")), Some(&Parent::Absent));
+        parents.forget(&key("1"));
+        assert_eq!(parents.get(&key("1")), None);
+    }
+
+    #[test]
+    fn a_batch_keeps_all_that_it_asked_for_however_much_that_is() {
+        let mut parents = Parents::default();
+        let many = || (0..3 * Generation::MAX_PARENTS).map(|n| key(&n.to_string()));
+        many().for_each(|key| parents.keep(key, Parent::Absent));
+        assert!(many().all(|key| parents.get(&key).is_some()));
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_in_number_and_in_bytes() {
+        let mut parents = Parents::default();
+        let mebibyte = vec![b'x'; 1 << 20];
+        for n in 0..100 {
+            parents.keep(key(&n.to_string()), row(&mebibyte));
+            parents.next_batch();
+        }
+        let kept = parents.young.bytes + parents.old.bytes;
+        assert!(kept <= 2 * Generation::MAX_BYTES + (2 << 20), "{kept} bytes");
+        assert_eq!(parents.get(&key("0")), None);
+        assert_eq!(parents.get(&key("99")), Some(&row(&mebibyte)));
+        for n in 0..3 * Generation::MAX_PARENTS {
+            parents.keep(key(&n.to_string()), Parent::Absent);
+            parents.next_batch();
+        }
+        let count = parents.young.known.len() + parents.old.known.len();
+        assert!(count <= 2 * Generation::MAX_PARENTS, "{count} parents");
+    }
+
+    #[test]
+    fn replacing_and_dropping_give_back_what_was_counted() {
+        let mut parents = Parents::default();
+        for n in 0..10 {
+            parents.keep(key("1"), row(&[b'x'; 100]));
+            parents.keep(key(&n.to_string()), Parent::Absent);
+        }
+        parents.retain(|_, parent| *parent != Parent::Absent);
+        parents.forget(&key("1"));
+        assert_eq!((parents.young.bytes, parents.old.bytes), (0, 0));
     }
 }

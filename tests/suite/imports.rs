@@ -22,6 +22,7 @@ const TABLE: &[(&str, MayImport)] = &[
     ("state", Only(&["change", "notification"])),
     ("postgres", Only(&["change", "secret"])),
     ("source", Only(&["change", "postgres", "observe", "secret", "failpoint"])),
+    ("lookup", Only(&["change", "postgres", "chain", "backoff"])),
     ("route", Only(&["change", "notification", "duration"])),
     (
         "deliver",

@@ -1,0 +1,246 @@
+//! The questions to the server: one for all keys of a table.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_core::Stream as _;
+use tokio::time::timeout;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{FromSql, ToSql, Type};
+use tokio_postgres::{Client, Row, Statement};
+
+use super::cache::Answer;
+use super::key::KeyType;
+use super::table::Table;
+use crate::change::{LookupId, Parent, ParentRow};
+use crate::postgres::{self, APPLICATION_NAME, ConnectError, Connection, Dsn, quote_identifier};
+
+/// The server gives up by itself: who does not even say so is gone.
+const ANSWER_WITHIN: Duration = Duration::from_secs(6);
+/// What row-level security would hide is an error, and not a row that is not
+/// there.
+const SETTINGS: &str = "SET statement_timeout = '5s'; SET row_security = off; \
+                        SET default_transaction_read_only = on";
+/// The table of this OID, quoted, and whether its rows are in partitions; its
+/// column of that name, and what type that has: without its domain and modifier,
+/// since a cast to varchar(3) would cut the key.
+const DESCRIPTION: &str = "
+WITH RECURSIVE base(oid, domain) AS (
+    SELECT a.atttypid, t.typbasetype FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+    WHERE a.attrelid = $1 AND a.attname = $2::text AND NOT a.attisdropped
+    UNION ALL
+    SELECT t.oid, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.domain
+)
+SELECT format('%I.%I', n.nspname, c.relname) AS name, c.relkind = 'p' AS partitioned,
+       format_type(b.oid, -1) AS type, b.oid AS base, t.typtype = 'e' AS enum,
+       coalesce(l.collisdeterministic, true) AS deterministic
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = $2::text AND NOT a.attisdropped
+JOIN base b ON b.domain = 0
+JOIN pg_type t ON t.oid = b.oid
+LEFT JOIN pg_collation l ON l.oid = a.attcollation
+WHERE c.oid = $1";
+
+/// A session with the server that streams.
+pub(super) struct Session {
+    client: Client,
+    statements: HashMap<LookupId, (Statement, KeyType)>,
+}
+
+/// Why nothing could be looked up.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Query(#[from] tokio_postgres::Error),
+    #[error("Postgres did not answer within {} s", ANSWER_WITHIN.as_secs())]
+    Unanswered,
+    #[error("the table has no such key column any more")]
+    NoColumn,
+}
+
+impl Failure {
+    /// What to do about it.
+    pub(super) fn hint(&self) -> Option<&'static str> {
+        let Failure::Query(error) = self else { return None };
+        let code = error.code()?;
+        if *code == SqlState::QUERY_CANCELED {
+            return Some("does another session hold a lock on the table? See pg_locks");
+        }
+        // Row-level security says so too.
+        let lacks_privilege = *code == SqlState::INSUFFICIENT_PRIVILEGE;
+        lacks_privilege.then_some("rowcast setup grants what rowcast must read")
+    }
+}
+
+impl Session {
+    pub(super) async fn open(dsn: &Dsn) -> Result<Session, Failure> {
+        let Connection { client, .. } = postgres::connect(dsn, APPLICATION_NAME).await?;
+        in_time(client.batch_execute(SETTINGS)).await?;
+        Ok(Session { client, statements: HashMap::new() })
+    }
+
+    /// The table is another one now.
+    pub(super) fn forget(&mut self, id: LookupId) {
+        self.statements.remove(&id);
+    }
+
+    pub(super) async fn prepare(
+        &mut self,
+        id: LookupId,
+        table: &Table,
+    ) -> Result<KeyType, Failure> {
+        if let Some((_, key_type)) = self.statements.get(&id) {
+            return Ok(*key_type);
+        }
+        let by = table.by().ok_or(Failure::NoColumn)?;
+        let described: [&(dyn ToSql + Sync); 2] = [&table.relation.oid, &by];
+        let row = in_time(self.client.query_opt(DESCRIPTION, &described)).await?;
+        let row = row.ok_or(Failure::NoColumn)?;
+        let key_type =
+            KeyType::new(row.try_get("base")?, row.try_get("enum")?, row.try_get("deterministic")?);
+        let (name, only): (String, _) = match row.try_get("partitioned")? {
+            true => (row.try_get("name")?, ""),
+            false => (row.try_get("name")?, "ONLY "),
+        };
+        let sql = question_of(table, by, &format!("{only}{name}"), row.try_get("type")?);
+        let statement = in_time(self.client.prepare(&sql)).await?;
+        self.statements.insert(id, (statement, key_type));
+        Ok(key_type)
+    }
+
+    /// An answer for each key. What would be more than `budget` bytes is unknown.
+    ///
+    /// # Panics
+    /// Unless it is [prepared](Session::prepare).
+    pub(super) async fn look_up(
+        &self,
+        id: LookupId,
+        table: &Table,
+        keys: &[&str],
+        budget: &mut usize,
+        queries: &mut u64,
+    ) -> Result<Vec<Answer>, Failure> {
+        let (statement, key_type) = &self.statements[&id];
+        let mut answers = vec![Answer::Unknown; keys.len()];
+        let is_refused = |key: &str| key_type.refuses(key);
+        let mut asked: Vec<usize> = (0..keys.len()).collect();
+        asked.retain(|at| !is_refused(keys[*at]));
+        (0..keys.len())
+            .filter(|at| is_refused(keys[*at]))
+            .for_each(|at| answers[at] = Answer::Refused);
+        // One key that the type does not take fails the query for all: so they
+        // are halved until it is alone.
+        let mut parts = vec![&*asked];
+        while let Some(part) = parts.pop() {
+            if part.is_empty() || *budget == 0 {
+                continue;
+            }
+            *queries += 1;
+            let asked = self.ask(statement, table, keys, part, &mut answers, budget);
+            match timeout(ANSWER_WITHIN, asked).await.map_err(|_| Failure::Unanswered)? {
+                Ok(()) => {}
+                Err(Failure::Query(error)) if is_refusal(&error) => match part {
+                    [at] => answers[*at] = Answer::Refused,
+                    _ => {
+                        let (some, others) = part.split_at(part.len() / 2);
+                        parts.extend([some, others]);
+                    }
+                },
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(answers)
+    }
+
+    async fn ask(
+        &self,
+        statement: &Statement,
+        table: &Table,
+        keys: &[&str],
+        part: &[usize],
+        answers: &mut [Answer],
+        budget: &mut usize,
+    ) -> Result<(), Failure> {
+        let asked: Vec<&str> = part.iter().map(|at| keys[*at]).collect();
+        let parameters: [&(dyn ToSql + Sync); 1] = [&asked];
+        let mut rows = pin!(self.client.query_raw(statement, parameters).await?);
+        while let Some(row) = poll_fn(|context| rows.as_mut().poll_next(context)).await {
+            let row = row?;
+            let place = usize::try_from(row.try_get::<_, i64>(0)? - 1).unwrap_or(usize::MAX);
+            let Some(at) = part.get(place) else { continue };
+            answers[*at] = answer(&row, table)?;
+            *budget = budget.saturating_sub(row.raw_size_bytes());
+            if *budget == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A row for each key: its place among the keys, whether there is such a row,
+/// the key as the server writes it, and the row's columns. Values are written by the
+/// types' output functions, as the change stream has them; a cast to text is
+/// another thing for some.
+fn question_of(table: &Table, by: &str, from: &str, key_type: &str) -> String {
+    let by = quote_identifier(by);
+    let mut sql = format!(
+        "SELECT k.place, t.{by} IS DISTINCT FROM NULL, CASE WHEN t.{by} IS DISTINCT FROM NULL \
+         THEN format('%s', t.{by}) ELSE format('%s', k.key::{key_type}) END"
+    );
+    for column in &table.lookup.columns {
+        let column = quote_identifier(column);
+        sql += &format!(
+            ", CASE WHEN t.{column} IS DISTINCT FROM NULL THEN format('%s', t.{column}) END"
+        );
+    }
+    sql + &format!(
+        " FROM unnest($1::text[]) WITH ORDINALITY AS k(key, place) \
+         LEFT JOIN {from} AS t ON t.{by} = k.key::{key_type}"
+    )
+}
+
+fn answer(row: &Row, table: &Table) -> Result<Answer, tokio_postgres::Error> {
+    let key: Box<str> = row.try_get::<_, &str>(2)?.into();
+    if !row.try_get(1)? {
+        return Ok(Answer::NotThere { key });
+    }
+    let mut values = Vec::with_capacity(table.lookup.columns.len());
+    for (kind, at) in table.kinds().zip(3..) {
+        let text = row.try_get::<_, Option<Raw<'_>>>(at)?;
+        values.push((kind, text.map(|Raw(text)| text.into())));
+    }
+    let parent = Parent::Row(Arc::new(ParentRow { values: values.into() }));
+    Ok(Answer::Found { key, parent })
+}
+
+/// Bytes as they are: in a `SQL_ASCII` database they need not be UTF-8.
+struct Raw<'a>(&'a [u8]);
+
+impl<'a> FromSql<'a> for Raw<'a> {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Raw<'a>, Box<dyn Error + Sync + Send>> {
+        Ok(Raw(raw))
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+}
+
+/// Whether it is for a key that the type does not take: a data exception.
+fn is_refusal(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|code| code.code().starts_with("22"))
+}
+
+async fn in_time<T>(
+    answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, Failure> {
+    Ok(timeout(ANSWER_WITHIN, answer).await.map_err(|_| Failure::Unanswered)??)
+}
