@@ -1,6 +1,6 @@
 // Joins channels with pusher-js as a page does, and prints what happens, one JSON object a line:
 // {"joined": {"channel"}}, {"refused": {"channel", "why"}}, {"heard": {"channel", "event", "data", "at_ms"}},
-// {"state": "connected"}. Reads {"join": "channel"} and, to listen with Laravel Echo,
+// {"here": {"channel", "member"}} for each member of a presence channel, {"state": "connected"}. Reads {"join": "channel"} and, to listen with Laravel Echo,
 // {"echo": {"kind": "private", "channel", "event"}}; ends with its input.
 import { createHash, createHmac } from "node:crypto";
 import { createInterface } from "node:readline";
@@ -19,7 +19,7 @@ const sharedSecret = (channel) =>
 // What an application's auth route answers.
 const authorize = ({ socketId, channelName }, answer) => {
   const presence = channelName.startsWith("presence-");
-  const channelData = presence ? JSON.stringify({ user_id: socketId }) : undefined;
+  const channelData = presence ? JSON.stringify({ user_id: socketId, user_info: { id: socketId } }) : undefined;
   const signed = [socketId, channelName, ...(presence ? [channelData] : [])].join(":");
   const signature = createHmac("sha256", app.secret).update(signed).digest("hex");
   const encrypted = channelName.startsWith("private-encrypted-");
@@ -56,11 +56,17 @@ const join = (name) => {
 };
 
 const echo = new Echo({ broadcaster: "pusher", key: app.key, client: pusher });
-const listen = ({ kind, channel: name, event }) =>
-  echo[kind](name)
+const listen = ({ kind, channel: name, event }) => {
+  const channel = echo[kind](name);
+  if (kind === "join") {
+    const here = (member) => print({ here: { channel: name, member } });
+    channel.here((members) => members.forEach(here)).joining(here);
+  }
+  channel
     .subscribed(() => print({ joined: { channel: name } }))
     .error((why) => print({ refused: { channel: name, why } }))
     .listen(event, (data) => heard(name, event, data));
+};
 
 createInterface({ input: process.stdin })
   .on("line", (line) => {

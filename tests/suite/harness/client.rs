@@ -1,6 +1,6 @@
 //! A browser's side: real pusher-js, in Node.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -27,6 +27,8 @@ pub struct Heard {
 pub enum EchoChannel {
     Public,
     Private,
+    EncryptedPrivate,
+    Presence,
 }
 
 impl EchoChannel {
@@ -34,6 +36,8 @@ impl EchoChannel {
         match self {
             Self::Public => "channel",
             Self::Private => "private",
+            Self::EncryptedPrivate => "encryptedPrivate",
+            Self::Presence => "join",
         }
     }
 }
@@ -44,6 +48,7 @@ enum Line {
     Joined { channel: String },
     Refused { channel: String, why: Value },
     Heard(Heard),
+    Here { channel: String, member: Value },
     State(String),
 }
 
@@ -78,7 +83,7 @@ impl Listener {
                 assert_ne!(refused, channel, "refused: {why}");
                 false
             }
-            Line::Heard(_) | Line::State(_) => false,
+            Line::Heard(_) | Line::Here { .. } | Line::State(_) => false,
         });
         joined.await;
     }
@@ -101,6 +106,20 @@ impl Listener {
     pub async fn wait_for_state(&self, deadline: Duration, state: &str) {
         let what = format!("pusher-js is {state}");
         self.find(deadline, &what, |line| matches!(line, Line::State(now) if now == state)).await;
+    }
+
+    /// Waits until Echo has told of so many members of the presence channel, by `here` or `joining`.
+    pub async fn wait_for_members(&self, deadline: Duration, channel: &str, count: usize) {
+        let mut members = BTreeSet::new();
+        let what = format!("{count} members are on {channel}");
+        let enough = |line: &Line| match line {
+            Line::Here { channel: on, member } if on == channel => {
+                members.insert(member.to_string());
+                members.len() >= count
+            }
+            _ => false,
+        };
+        self.find(deadline, &what, enough).await;
     }
 
     /// All events so far, in the order heard.

@@ -142,6 +142,9 @@ fn event(body: &[u8]) -> Result<Vec<Event>, Refusal> {
     if channels.is_empty() || channels.len() > 100 {
         return refuse(400, format!("{} channels", channels.len()));
     }
+    if channels.len() > 1 && channels.iter().any(|it| it.as_str().is_some_and(is_encrypted)) {
+        return refuse(400, "an encrypted channel beside others");
+    }
     channels.iter().map(|channel| pair(&body["name"], channel, &body["data"])).collect()
 }
 
@@ -174,5 +177,19 @@ fn pair(name: &Value, channel: &Value, data: &Value) -> Result<Event, Refusal> {
     if data.is_empty() {
         return refuse(422, "data is empty");
     }
+    if is_encrypted(channel) && !is_ciphertext(data) {
+        return refuse(400, format!("plain text on {channel}"));
+    }
     Ok(Event { name: name.clone(), channel: channel.clone(), data: data.clone() })
+}
+
+fn is_encrypted(channel: &str) -> bool {
+    channel.starts_with("private-encrypted-")
+}
+
+/// Whether it is what the servers' own libraries send on an encrypted channel.
+fn is_ciphertext(data: &str) -> bool {
+    let Ok(Value::Object(data)) = serde_json::from_str(data) else { return false };
+    data.len() == 2
+        && ["nonce", "ciphertext"].iter().all(|part| data.get(*part).is_some_and(Value::is_string))
 }
