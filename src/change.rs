@@ -14,7 +14,7 @@ mod relation;
 mod timestamp;
 
 pub use batch::{Batch, BatchBuilder, Change, Field, Item, Operation, Row, Transaction, Value};
-pub use broadcast::Broadcast;
+pub use broadcast::{Broadcast, BroadcastError};
 pub use context::{Context, ContextError};
 pub use lsn::Lsn;
 pub use parents::{Lookup, LookupId, Parent, ParentKey, ParentRow, ParentValue, Parents};

@@ -24,6 +24,8 @@ pub enum ContextError {
 impl Context {
     /// It is kept with each change of its transaction that is not sent yet.
     pub const MAX_BYTES: usize = 4096;
+    /// The longest `socket_id`; the servers' own are half as long.
+    pub const MAX_SOCKET_ID: usize = 64;
 
     /// `json` is the message's content.
     ///
@@ -57,7 +59,8 @@ impl Context {
 /// <https://pusher.com/docs/channels/library_auth_reference/rest-api/>
 fn is_socket_id(text: &str) -> bool {
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-    text.len() <= 64 && text.split_once('.').is_some_and(|(a, b)| is_number(a) && is_number(b))
+    text.len() <= Context::MAX_SOCKET_ID
+        && text.split_once('.').is_some_and(|(a, b)| is_number(a) && is_number(b))
 }
 
 #[cfg(test)]

@@ -369,7 +369,7 @@ fn start_replication_command(slot: &SlotName, publication: &PublicationName, sta
     let publications = quote_replication_literal(&quote_identifier(publication.as_str()));
     format!(
         "START_REPLICATION SLOT {slot} LOGICAL {start} \
-         (proto_version '1', publication_names {publications})"
+         (proto_version '1', publication_names {publications}, messages 'true')"
     )
 }
 

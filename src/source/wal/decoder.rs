@@ -1,8 +1,10 @@
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::pgoutput::{self, DecodeError, Message};
 use super::relations::Relations;
-use crate::change::{BatchBuilder, Lsn, Operation, Position, Relation, Transaction};
+use super::said::{Said, Unheard};
+use crate::change::{BatchBuilder, Context, Lsn, Operation, Position, Relation, Transaction};
 
 /// Turns messages into the changes and positions of a batch. Pure.
 #[derive(Debug, Default)]
@@ -10,6 +12,8 @@ pub(super) struct Decoder {
     relations: Relations,
     /// The transaction whose rows are being read.
     transaction: Option<Transaction>,
+    /// What that one has said of itself. It may span several batches.
+    context: Option<Arc<Context>>,
     /// The catalog was read after the relation that is described next.
     catalog_is_fresh: bool,
     reached: Lsn,
@@ -21,6 +25,8 @@ pub(super) enum Step {
     /// The message describes a table that the catalog did not know: call
     /// [`Decoder::learn`], then give the message again.
     NeedsCatalog,
+    /// A message to us was passed over.
+    Unheard(Unheard),
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -59,6 +65,13 @@ impl Decoder {
         self.reached
     }
 
+    /// A batch for what comes next.
+    pub(super) fn batch(&self) -> BatchBuilder {
+        let mut batch = BatchBuilder::default();
+        batch.context.clone_from(&self.context);
+        batch
+    }
+
     /// Takes the message at `range` of `bytes`, which began at `lsn`.
     pub(super) fn take(
         &mut self,
@@ -86,6 +99,8 @@ impl Decoder {
             }
             Message::Commit { end_lsn } => {
                 self.transaction.take().ok_or(out_of_place)?;
+                self.context = None;
+                batch.context = None;
                 self.reach(end_lsn, batch);
             }
             Message::Relation(relation) => {
@@ -117,9 +132,24 @@ impl Decoder {
                     batch.truncate(relation.clone(), transaction);
                 }
             }
-            // Where a transaction came from, what a type is called, and what
-            // other programs tell each other makes no notification.
-            Message::Origin | Message::Type | Message::Logical { .. } => {}
+            Message::Logical { transactional, prefix, len, content } => {
+                match Said::of(transactional, prefix, len, content) {
+                    Some(Ok(Said::Context(context))) => {
+                        self.transaction.ok_or(out_of_place)?;
+                        self.context = Some(Arc::new(context));
+                        batch.context.clone_from(&self.context);
+                    }
+                    Some(Ok(Said::Broadcast(broadcast))) => {
+                        batch.broadcast(broadcast, self.transaction.ok_or(out_of_place)?);
+                    }
+                    Some(Err(unheard)) => return Ok(Step::Unheard(unheard)),
+                    // What other programs tell each other.
+                    None => {}
+                }
+            }
+            // Where a transaction came from and what a type is called makes no
+            // notification.
+            Message::Origin | Message::Type => {}
         }
         Ok(Step::Taken)
     }
@@ -169,7 +199,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::change::{Item, Value};
+    use crate::change::{BroadcastError, ContextError, Item, Value};
 
     const LSN: Lsn = Lsn::ZERO;
 
@@ -195,18 +225,123 @@ mod tests {
         decoder: &mut Decoder,
         messages: &[Vec<u8>],
     ) -> Result<crate::change::Batch, DecoderError> {
-        let mut builder = BatchBuilder::default();
+        let (batch, unheard) = hear(decoder, messages)?;
+        assert_eq!(unheard, []);
+        Ok(batch)
+    }
+
+    /// The same, with what was passed over.
+    fn hear(
+        decoder: &mut Decoder,
+        messages: &[Vec<u8>],
+    ) -> Result<(crate::change::Batch, Vec<Unheard>), DecoderError> {
+        let mut builder = decoder.batch();
+        let mut passed_over = Vec::new();
         let bytes = messages.concat();
         let mut at = 0;
         for message in messages {
             let range = at..at + message.len();
-            if decoder.take(&bytes, range.clone(), LSN, &mut builder)? == Step::NeedsCatalog {
-                decoder.learn(Vec::new());
-                assert_eq!(decoder.take(&bytes, range, LSN, &mut builder)?, Step::Taken);
+            match decoder.take(&bytes, range.clone(), LSN, &mut builder)? {
+                Step::Taken => {}
+                Step::Unheard(unheard) => passed_over.push(unheard),
+                Step::NeedsCatalog => {
+                    decoder.learn(Vec::new());
+                    assert_eq!(decoder.take(&bytes, range, LSN, &mut builder)?, Step::Taken);
+                }
             }
             at += message.len();
         }
-        Ok(builder.finish(Bytes::from(bytes)))
+        Ok((builder.finish(Bytes::from(bytes)), passed_over))
+    }
+
+    fn emitted(transactional: bool, prefix: &str, content: &str) -> Vec<u8> {
+        let len = u32::try_from(content.len()).unwrap().to_be_bytes();
+        let head = [b"M".as_slice(), &[u8::from(transactional)], &[0; 8], prefix.as_bytes()];
+        [&head.concat(), b"\0".as_slice(), &len, content.as_bytes()].concat()
+    }
+
+    fn insert() -> Vec<u8> {
+        b"I\0\0\0\x09N\0\x02t\0\0\0\x011n".to_vec()
+    }
+
+    /// Of each change or broadcast, the user that its context names.
+    fn users(batch: &crate::change::Batch) -> Vec<Option<i64>> {
+        let contexts = batch.items().filter_map(|item| match item {
+            Item::Change(change) => Some(change.context),
+            Item::Broadcast { context, .. } => Some(context),
+            Item::Truncate { .. } | Item::Reached(_) => None,
+        });
+        contexts.map(|context| context?.values()["user_id"].as_i64()).collect()
+    }
+
+    #[test]
+    fn a_context_goes_with_what_follows_in_its_transaction_whatever_the_batch() {
+        let mut decoder = Decoder::default();
+        let context = |id: u32| emitted(true, "rowcast", &format!("{{\"user_id\":{id}}}"));
+        let first = take(&mut decoder, &[begin(1), relation(), insert(), context(7), insert()]);
+        assert_eq!(users(&first.unwrap()), [None, Some(7)]);
+        let event = emitted(true, "rowcast.broadcast", r#"{"channel":"c","event":"e","data":{}}"#);
+        let second = take(&mut decoder, &[insert(), context(8), event, insert(), commit(9)]);
+        assert_eq!(users(&second.unwrap()), [Some(7), Some(8), Some(8)]);
+        let third = take(&mut decoder, &[begin(10), insert(), commit(20)]);
+        assert_eq!(users(&third.unwrap()), [None]);
+    }
+
+    #[test]
+    fn a_transaction_of_messages_alone_is_a_position_as_any() {
+        let event = r#"{"channel":"c","event":"e","data":{"id":1}}"#;
+        let messages = [
+            begin(50),
+            emitted(true, "rowcast.broadcast", event),
+            emitted(true, "other", "\u{1}"),
+            commit(100),
+        ];
+        let batch = take(&mut Decoder::default(), &messages).unwrap();
+        let items: Vec<_> = batch.items().collect();
+        let [Item::Broadcast { broadcast, transaction, .. }, Item::Reached(reached)] = &*items
+        else {
+            panic!("{items:?}");
+        };
+        assert_eq!(&*broadcast.data, r#"{"id":1}"#);
+        assert!(transaction.position < *reached);
+        assert_eq!(batch.xids(), [7]);
+    }
+
+    #[test]
+    fn what_strangers_say_is_passed_over_and_nothing_else_suffers() {
+        let long = format!(r#"{{"a":"{}"}}"#, "x".repeat(Context::MAX_BYTES));
+        let messages = [
+            emitted(false, "rowcast", r#"{"user_id":1}"#),
+            emitted(false, "other", "?"),
+            begin(50),
+            emitted(true, "rowcast", r#"{"user_id":7}"#),
+            emitted(true, "rowcast", "hello"),
+            emitted(true, "rowcast", &long),
+            emitted(true, "rowcast.broadcast", "[]"),
+            emitted(false, "rowcast.broadcast", r#"{"channel":"c","event":"e","data":{}}"#),
+            emitted(true, "rowcast.other", "?"),
+            relation(),
+            insert(),
+            commit(100),
+        ];
+        let (batch, unheard) = hear(&mut Decoder::default(), &messages).unwrap();
+        assert_eq!(users(&batch), [Some(7)]);
+        let too_long = ContextError::TooLong { bytes: long.len() };
+        let expected = [
+            Unheard::NotTransactional,
+            Unheard::Context(ContextError::NoObject),
+            Unheard::Context(too_long),
+            Unheard::Broadcast(BroadcastError::Shape),
+            Unheard::NotTransactional,
+        ];
+        assert_eq!(unheard, expected);
+    }
+
+    #[test]
+    fn a_message_of_a_transaction_outside_of_one_is_fatal_only_if_it_is_ours() {
+        let ours = take(&mut Decoder::default(), &[emitted(true, "rowcast", "{}")]);
+        assert_eq!(ours.unwrap_err(), DecoderError::OutOfPlace { tag: b'M', lsn: LSN });
+        assert!(take(&mut Decoder::default(), &[emitted(true, "other", "{}")]).is_ok());
     }
 
     #[test]

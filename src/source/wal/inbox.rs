@@ -8,7 +8,8 @@ use tracing::debug;
 use super::decoder::{Decoder, DecoderError, Step};
 use super::feedback::Feedback;
 use super::frame::{self, Frame, FrameError, Skim, SkimError};
-use crate::change::{Batch, BatchBuilder, Lsn, Relation};
+use super::said::PassedOver;
+use crate::change::{Batch, Lsn, Relation};
 use crate::postgres::ServerError;
 
 /// Room to read into: what one read may bring, and so about what a batch holds.
@@ -27,6 +28,7 @@ pub(super) struct Inbox {
     skim: Option<(Skim, Lsn)>,
     decoder: Decoder,
     wanted: Wanted,
+    passed_over: PassedOver,
 }
 
 /// What the bytes read so far amount to.
@@ -59,7 +61,8 @@ pub enum InboxError {
 impl Inbox {
     /// `bytes` came with the answer that started the stream.
     pub(super) fn new(bytes: BytesMut, catalog: Vec<Relation>, wanted: Wanted) -> Inbox {
-        Inbox { bytes, skim: None, decoder: Decoder::new(catalog), wanted }
+        let decoder = Decoder::new(catalog);
+        Inbox { bytes, skim: None, decoder, wanted, passed_over: PassedOver::default() }
     }
 
     /// Where to append what is read.
@@ -74,6 +77,11 @@ impl Inbox {
     /// What it holds for bytes that are not decoded.
     pub(super) fn held_bytes(&self) -> usize {
         self.bytes.capacity() + self.skim.as_ref().map_or(0, |(skim, _)| skim.held_bytes())
+    }
+
+    /// What messages to us it could not take.
+    pub(super) fn passed_over(&self) -> &PassedOver {
+        &self.passed_over
     }
 
     /// The highest position that a batch was given.
@@ -129,7 +137,7 @@ impl Inbox {
         &mut self,
         feedback: &mut Feedback,
     ) -> Result<(Option<Batch>, Option<(Frame, usize)>), InboxError> {
-        let mut batch = BatchBuilder::default();
+        let mut batch = self.decoder.batch();
         let mut at = 0;
         let mut other = false;
         while batch.fields.len() < BATCH_FIELDS
@@ -140,6 +148,7 @@ impl Inbox {
                     feedback.received(start);
                     match self.decoder.take(&self.bytes, payload, start, &mut batch)? {
                         Step::Taken => {}
+                        Step::Unheard(unheard) => self.passed_over.add(unheard),
                         Step::NeedsCatalog => {
                             other = true;
                             break;
@@ -190,9 +199,12 @@ impl Inbox {
     fn skimmed(&mut self) -> Result<Option<Batch>, InboxError> {
         let Some((skim, start)) = self.skim.take() else { return Ok(None) };
         let Some(message) = skim.finish()? else { return Ok(None) };
-        let mut batch = BatchBuilder::default();
-        self.decoder.take(&message, 0..message.len(), start, &mut batch)?;
-        Ok(Some(batch.finish(message.into())))
+        let mut batch = self.decoder.batch();
+        let step = self.decoder.take(&message, 0..message.len(), start, &mut batch)?;
+        if let Step::Unheard(unheard) = step {
+            self.passed_over.add(unheard);
+        }
+        Ok((!batch.is_empty()).then(|| batch.finish(message.into())))
     }
 
     /// What the ErrorResponse or NoticeResponse at `range` says.

@@ -40,7 +40,9 @@ pub enum Message<'a> {
     Logical {
         transactional: bool,
         prefix: &'a [u8],
-        content: &'a [u8],
+        len: usize,
+        /// `None` if it was left out of a huge message.
+        content: Option<&'a [u8]>,
     },
 }
 
@@ -83,6 +85,8 @@ pub enum DecodeError {
 /// [`super::frame`] and here, with a fingerprint of [`Field::FINGERPRINT`]
 /// bytes in place of the value.
 pub(super) const OMITTED: u8 = b'o';
+/// Likewise, among the flags of a message whose content was left out.
+pub(super) const WITHOUT_CONTENT: u8 = 0x80;
 
 /// Decodes the message at `range` of `bytes` (one XLogData payload, without its
 /// 25-byte header) and appends its rows' columns to `fields`, which point into
@@ -155,11 +159,15 @@ pub fn decode<'a>(
             Message::Truncate { relation_oids }
         }
         b'M' => {
-            let transactional = reader.u8()? & 1 != 0;
+            let flags = reader.u8()?;
             reader.lsn()?;
             let prefix = reader.string()?;
             let len = reader.u32()? as usize;
-            Message::Logical { transactional, prefix, content: reader.take(len)? }
+            let content = match flags & WITHOUT_CONTENT {
+                0 => Some(reader.take(len)?),
+                _ => None,
+            };
+            Message::Logical { transactional: flags & 1 != 0, prefix, len, content }
         }
         tag => return Err(DecodeError::UnknownTag { tag }),
     };
@@ -410,7 +418,12 @@ mod tests {
             message(&[b"M\x01", &9_u64.to_be_bytes(), b"rowcast\0", &2_u32.to_be_bytes(), b"{}"]);
         assert_eq!(
             decoded(&bytes, &mut Vec::new()),
-            Ok(Message::Logical { transactional: true, prefix: b"rowcast", content: b"{}" })
+            Ok(Message::Logical {
+                transactional: true,
+                prefix: b"rowcast",
+                len: 2,
+                content: Some(b"{}")
+            })
         );
     }
 

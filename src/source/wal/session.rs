@@ -195,7 +195,9 @@ impl Session {
         mut confirmed: watch::Receiver<Option<Position>>,
         stop: watch::Receiver<bool>,
     ) -> Result<(), Error> {
-        self.stream_changes(changes, &mut confirmed, stop).await?;
+        let streamed = self.stream_changes(changes, &mut confirmed, stop).await;
+        self.inbox.passed_over().tell();
+        streamed?;
         self.confirm_the_rest(confirmed).await?;
         match timeout(CLOSE_TIMEOUT, self.close()).await {
             Ok(closed) => closed,

@@ -3,7 +3,7 @@ use std::mem;
 use sha2::{Digest, Sha256};
 
 use crate::change::Field;
-use crate::source::wal::pgoutput::OMITTED;
+use crate::source::wal::pgoutput::{OMITTED, WITHOUT_CONTENT};
 
 /// Values up to here stay in a skimmed row, whether a rule names them or not.
 const SMALL: usize = 1 << 10;
@@ -14,8 +14,14 @@ const LARGEST: usize = 1 << 20;
 /// row has up to 1600 columns.
 const MOST: usize = 4 << 20;
 
+/// Tag, flags and LSN of what `pg_logical_emit_message` wrote.
+const MESSAGE_HEAD: usize = 1 + 1 + 8;
+/// With this much of it one sees whether it is for us, and how long it is.
+const MESSAGE: usize = MESSAGE_HEAD + 64;
+
 /// Makes a huge row small while it is being read: a value that no rule names,
-/// or that is too large for any payload, is replaced by its fingerprint. What
+/// or that is too large for any payload, is replaced by its fingerprint. Of what
+/// `pg_logical_emit_message` wrote only the content's length is kept. What
 /// comes out is a message that [`super::super::pgoutput::decode`] reads.
 #[derive(Debug)]
 pub(in crate::source::wal) struct Skim {
@@ -44,7 +50,8 @@ enum State {
         left: usize,
         digest: Box<Sha256>,
     },
-    /// Not a row: passed over.
+    /// Not a row: kept up to [`MESSAGE`], then passed over.
+    Message,
     Discard,
 }
 
@@ -72,15 +79,19 @@ impl Skim {
         len: usize,
         wanted: Vec<bool>,
     ) -> Skim {
-        let is_row = Self::relation_oid(head).is_some();
+        let state = match head[0] {
+            b'I' | b'U' | b'D' => State::TupleKind,
+            b'M' => State::Message,
+            _ => State::Discard,
+        };
         Skim {
             left: len - Self::HEAD,
             wanted,
-            state: if is_row { State::TupleKind } else { State::Discard },
+            state,
             partial: ([0; 4], 0),
             column: 0,
             columns: 0,
-            out: if is_row { head.to_vec() } else { Vec::new() },
+            out: head.to_vec(),
         }
     }
 
@@ -92,13 +103,14 @@ impl Skim {
         self.left == 0
     }
 
-    /// The small message, once done; `None` for what is not a row.
+    /// The small message, once done; `None` for what nobody reads.
     ///
     /// # Errors
     /// If the row did not end with its frame.
     pub(in crate::source::wal) fn finish(self) -> Result<Option<Vec<u8>>, SkimError> {
         match self.state {
             State::Discard => Ok(None),
+            State::Message => Ok(without_content(self.out)),
             State::TupleKind if self.partial.1 == 0 => Ok(Some(self.out)),
             _ => Err(SkimError::Truncated),
         }
@@ -120,6 +132,11 @@ impl Skim {
     fn step(&mut self, rest: &[u8]) -> Result<usize, SkimError> {
         match &mut self.state {
             State::Discard => Ok(rest.len()),
+            State::Message => {
+                let kept = rest.len().min(MESSAGE - self.out.len());
+                self.out.extend_from_slice(&rest[..kept]);
+                Ok(rest.len())
+            }
             State::Copy { left } => {
                 let taken = rest.len().min(*left);
                 self.out.extend_from_slice(&rest[..taken]);
@@ -207,6 +224,17 @@ impl Skim {
         self.column += 1;
         self.state = if self.column == self.columns { State::TupleKind } else { State::ColumnKind };
     }
+}
+
+/// `None` if its prefix is longer than any of ours.
+fn without_content(mut message: Vec<u8>) -> Option<Vec<u8>> {
+    let prefix = message.get(MESSAGE_HEAD..)?.iter().position(|byte| *byte == 0)?;
+    let end = MESSAGE_HEAD + prefix + 1 + size_of::<u32>();
+    (end <= message.len()).then(|| {
+        message.truncate(end);
+        message[1] |= WITHOUT_CONTENT;
+        message
+    })
 }
 
 #[cfg(test)]
@@ -304,9 +332,36 @@ mod tests {
 
     #[test]
     fn what_is_no_row_is_passed_over() {
-        let mut skim = Skim::new(*b"M1234", 105, Vec::new());
+        let mut skim = Skim::new(*b"Y1234", 105, Vec::new());
         assert_eq!(skim.consume(&[0; 200]), Ok(100));
         assert!(skim.is_done());
+        assert_eq!(skim.finish(), Ok(None));
+    }
+
+    #[test]
+    fn of_a_huge_message_only_prefix_and_length_are_kept() {
+        let emitted = |prefix: &str| {
+            let len = u32::try_from(LARGEST).unwrap().to_be_bytes();
+            let head = [b"M\x01".as_slice(), &[0; 8], prefix.as_bytes(), b"\0", &len].concat();
+            [head, vec![b'x'; LARGEST]].concat()
+        };
+        for chunk in [1, 7, 100_000] {
+            let bytes = skimmed(&emitted("rowcast.broadcast"), &[], chunk);
+            assert!(bytes.len() < MESSAGE);
+            assert_eq!(
+                decode(&bytes, 0..bytes.len(), &mut Vec::new()),
+                Ok(Message::Logical {
+                    transactional: true,
+                    prefix: b"rowcast.broadcast",
+                    len: LARGEST,
+                    content: None
+                })
+            );
+        }
+        let message = emitted(&"p".repeat(MESSAGE));
+        let mut skim = Skim::new(message[..Skim::HEAD].try_into().unwrap(), message.len(), vec![]);
+        skim.consume(&message[Skim::HEAD..]).unwrap();
+        assert!(skim.held_bytes() < 2 * MESSAGE);
         assert_eq!(skim.finish(), Ok(None));
     }
 
