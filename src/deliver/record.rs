@@ -22,6 +22,9 @@ pub(super) fn write_open(
     write_field(line, "action", notification.action_name());
     line.extend_from_slice(b",\"data\":");
     write_raw(line, &notification.data());
+    if let Some(socket_id) = &notification.socket_id {
+        write_field(line, "socket_id", &**socket_id);
+    }
     write_field(line, "position", &notification.position.value());
 }
 

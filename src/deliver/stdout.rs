@@ -69,6 +69,9 @@ fn human(notification: &Notification) -> String {
     } else {
         let names: Vec<&str> = channels.iter().map(ChannelName::as_str).collect();
         line.push_str(&format!("  on {}", names.join(", ")));
+        if let Some(socket_id) = &notification.socket_id {
+            line.push_str(&format!("  not to {socket_id}"));
+        }
         for heard in channels.iter().filter_map(|channel| echo_line(channel, event)) {
             line.push_str(&format!("  {heard}"));
         }
@@ -131,6 +134,8 @@ mod tests {
              Echo.private('posts.42').listen('.PostUpdated', …)  \
              Echo.channel('posts').listen('.PostUpdated', …)"
         );
+        notification.socket_id = Some("12.34".into());
+        assert!(human(&notification).contains("on private-posts.42, posts  not to 12.34  Echo"));
         notification.id = "\"\u{9b}31m\"".into();
         assert!(human(&notification).contains("post \"\u{fffd}31m\" updated"));
         notification.id = "42".into();
@@ -141,6 +146,7 @@ mod tests {
         assert_eq!(object["refused"], "the payload has 9 bytes, and the endpoint takes 8");
         assert_eq!(object["id"], 42);
         assert_eq!(object["data"]["id"], 42);
+        assert_eq!(object["socket_id"], "12.34");
     }
 
     #[test]

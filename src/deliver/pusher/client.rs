@@ -113,7 +113,7 @@ impl Client {
     ) -> Result<(), Problem> {
         let mut channels = channels;
         while !channels.is_empty() {
-            let packed = self.app.packer.event(event, channels, data, usize::MAX);
+            let packed = self.app.packer.event(event, channels, data, None, usize::MAX);
             channels = &channels[packed.pairs..];
             let response = self.post(&packed).await?;
             response.answer().check()?;

@@ -64,16 +64,21 @@ impl Packer {
         Batch::new(self, max_pairs)
             .pack(first, channels, rest)
             .or_else(|| Batch::new(self, max_pairs).pack_channels(first, channels))
-            .unwrap_or_else(|| self.event(&first.event, channels, &first.data(), max_pairs))
+            .unwrap_or_else(|| {
+                let socket_id = first.socket_id.as_deref();
+                self.event(&first.event, channels, &first.data(), socket_id, max_pairs)
+            })
     }
 
     /// The body of `events` for as many of `channels` as fit, at least one. What
-    /// is encrypted for one channel says nothing on another.
+    /// is encrypted for one channel says nothing on another. `socket_id` is the
+    /// connection that is not told.
     pub(super) fn event(
         &self,
         event: &EventName,
         channels: &[ChannelName],
         data: &str,
+        socket_id: Option<&str>,
         max_channels: usize,
     ) -> Packed {
         const END: &[u8] = b"]}";
@@ -88,6 +93,7 @@ impl Packer {
         write_string(&mut body, event.as_str());
         body.extend_from_slice(b",\"data\":");
         write_string(&mut body, &data);
+        write_socket_id(&mut body, socket_id);
         body.extend_from_slice(b",\"channels\":[");
         let mut pairs = 0;
         for channel in channels.iter().take(max_channels) {
@@ -196,6 +202,7 @@ impl Batch<'_> {
             write_string(&mut self.body, channel.as_str());
             self.body.extend_from_slice(b",\"data\":");
             write_string(&mut self.body, &self.packer.data_on(channel, &data));
+            write_socket_id(&mut self.body, notification.socket_id.as_deref());
             self.body.push(b'}');
             if self.body.len() + Self::END.len() > self.packer.capacity.body_bytes {
                 self.body.truncate(mark);
@@ -204,6 +211,13 @@ impl Batch<'_> {
         }
         self.pairs += channels.len();
         true
+    }
+}
+
+fn write_socket_id(body: &mut Vec<u8>, socket_id: Option<&str>) {
+    if let Some(socket_id) = socket_id {
+        body.extend_from_slice(b",\"socket_id\":");
+        write_string(body, socket_id);
     }
 }
 
@@ -217,6 +231,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::change::Context;
     use crate::deliver::pusher::Server;
     use crate::deliver::tests::notification;
     use crate::notification::{Payload, encrypted_len, escaped_len};
@@ -301,6 +316,23 @@ mod tests {
             r#"{"name":"PostUpdated","data":"{\"id\":7}","channels":["private-posts.7","posts"]}"#
         );
         assert_eq!(packed.pairs, 2);
+    }
+
+    #[test]
+    fn a_socket_that_is_left_out_is_named_with_its_own_notification() {
+        let mut one = notification("post", 7, &["a"]);
+        one.socket_id = Some("1.2".into());
+        let packed = pack(&one, 0, [].iter(), usize::MAX, Server::Any.capacity());
+        assert_eq!(
+            packed.body,
+            r#"{"name":"PostUpdated","data":"{\"id\":7}","socket_id":"1.2","channels":["a"]}"#
+        );
+        let queue = [one, notification("post", 8, &["a"])];
+        let packed = pack(&queue[0], 0, queue[1..].iter(), usize::MAX, Server::Any.capacity());
+        let body: Value = serde_json::from_slice(&packed.body).expect("a body is JSON");
+        assert_eq!(packed.pairs, 2);
+        assert_eq!(body["batch"][0]["socket_id"], "1.2");
+        assert_eq!(body["batch"][1].get("socket_id"), None);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 use serde::Deserialize;
 
+use crate::change::Context;
+
 /// Which server answers at the endpoint, since their limits and quirks differ.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -91,9 +93,9 @@ impl Capacity {
     }
 }
 
-/// `{"name":"","channels":[""],"data":}` with the longest names, the event's
-/// in full of characters that JSON writes as two.
-const ENVELOPE_BYTES: usize = 40 + 2 * 200 + 200;
+/// `{"name":"","channels":[""],"data":,"socket_id":""}` with the longest names,
+/// the event's in full of characters that JSON writes as two.
+const ENVELOPE_BYTES: usize = 60 + 2 * 200 + 200 + Context::MAX_SOCKET_ID;
 
 #[cfg(test)]
 mod tests {
