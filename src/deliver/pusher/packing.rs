@@ -231,7 +231,6 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::change::Context;
     use crate::deliver::pusher::Server;
     use crate::deliver::tests::notification;
     use crate::notification::{Payload, encrypted_len, escaped_len};
@@ -403,6 +402,7 @@ mod tests {
             let name = prefix.to_owned() + &"c".repeat(ChannelName::MAX_LEN - prefix.len());
             let mut one = notification("post", 1, &[&name]);
             one.event = r"\".repeat(EventName::MAX_LEN).parse().expect("an event");
+            one.socket_id = Some("1".repeat(64).into());
             one.payload = Payload::Own("x".repeat(longest).into());
             let packed = pack(&one, 0, [].iter(), usize::MAX, capacity);
             assert!(packed.body.len() <= capacity.body_bytes, "{}", packed.body.len());
