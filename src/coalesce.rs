@@ -8,6 +8,10 @@
 //! it takes what is due when a lane is free, so all that waits still folds. A
 //! stage between route and deliver would freeze what it hands on.
 //!
+//! Rules of several tables may announce one entity, a parent and its children.
+//! What they say of one id by one event is folded too, and is then a notification
+//! with a *share* for each of them: what must be told anew is so for each.
+//!
 //! A rule whose ids are too many *collapses*: what it has unsent becomes one
 //! resync, and further changes only count, until deliver takes the resync.
 //!
@@ -253,7 +257,7 @@ impl Coalescer {
             if notification.refusal.is_none() && self.rules.of(&terms).is_told_by_resync() {
                 self.rules.free(&notification);
                 frontier.enter(notification.position);
-                self.rules.owe(resync_for(&notification, Reason::Bulk), now, frontier);
+                self.rules.owe(notification.resync(&terms, Reason::Bulk), now, frontier);
                 continue;
             }
             self.windows.add(notification, entry.hash, now, &mut self.rules, frontier);
@@ -289,7 +293,7 @@ impl Coalescer {
     }
 
     /// What the terms have unsent becomes one resync, and what they have staged
-    /// another, at the commit.
+    /// another, at the commit. What other rules have in it stays.
     fn collapse(
         &mut self,
         terms: &Arc<Terms>,
@@ -297,14 +301,21 @@ impl Coalescer {
         now: Instant,
         frontier: &mut Frontier,
     ) {
-        if self.rules.of(terms).bytes == 0 {
+        if self.rules.of(terms).held == 0 {
             return;
         }
         self.gather_staged(terms, reason);
         let rules = &mut self.rules;
         self.windows.remove_all(terms, now, |notification| {
-            rules.free(&notification);
-            rules.owe(resync_for(&notification, reason), now, frontier);
+            let resync = notification.resync(terms, reason);
+            rules.free(notification);
+            let stays = notification.leave_out(terms);
+            if stays {
+                rules.keep(notification);
+                frontier.hold(notification.position);
+            }
+            rules.owe(resync, now, frontier);
+            !stays
         });
         let rule = rules.of(terms);
         rule.unsent = 0;
@@ -315,21 +326,8 @@ impl Coalescer {
         for notification in self.staged.remove_all(terms) {
             self.rules.unstage(&notification);
             self.rules.free(&notification);
-            self.rules.gather(resync_for(&notification, reason));
+            self.rules.gather(notification.resync(terms, reason));
         }
-    }
-}
-
-/// What tells of the notification instead.
-fn resync_for(notification: &Notification, reason: Reason) -> Resync {
-    // A change has a notification for each event, and is one change.
-    let count = if notification.event_index == 0 { notification.count } else { 0 };
-    Resync {
-        terms: notification.terms.clone(),
-        reason,
-        count: Some(count),
-        position: Some(notification.position),
-        at: notification.at,
     }
 }
 

@@ -11,6 +11,7 @@ mod measure;
 mod pattern;
 mod payload;
 mod resync;
+mod share;
 mod terms;
 
 pub use channel::{ChannelClass, ChannelName, ChannelNameError};
@@ -20,7 +21,8 @@ pub use measure::{Measure, encrypted_len};
 pub use pattern::{ChannelPattern, Part};
 pub use payload::{Changed, Draft, Payload, Render, minimal_may_exceed};
 pub use resync::{Reason, Resync};
-pub use terms::{Piece, Terms, WindowBy};
+pub use share::Share;
+pub use terms::{Piece, Shape, Terms, WindowBy};
 
 use std::borrow::Cow;
 use std::fmt;
@@ -77,8 +79,12 @@ impl fmt::Display for Action {
 /// A message for one or more channels: only folding and delivering are left.
 #[derive(Clone, Debug)]
 pub struct Notification {
-    /// What its rule says of all notifications about the table.
+    /// What its rule says of all notifications about the table; the rule that
+    /// spoke last, if it is several rules'.
     pub terms: Arc<Terms>,
+    /// What each rule has in it, in the order of their last changes. Empty if it
+    /// is of one rule alone.
+    pub shares: Vec<Share>,
     pub action: Action,
     /// The payload's id as JSON: `42`, `"a4…"` or `{"order_id":7,"line":2}`.
     /// `null` if it stands for several.
@@ -154,15 +160,17 @@ impl Notification {
         action == self.action || self.terms.event(self.event_index, action).is_some()
     }
 
-    /// Makes it say what both say: the channels and changed columns of both, the
-    /// old row of `earlier`, and the rest as it is now. `action` is one that
-    /// [`may_become`](Notification::may_become) allows.
-    pub fn absorb(&mut self, earlier: Notification, action: Action) {
+    /// Makes it say what both say: the channels of both; if both are by the same
+    /// terms, the changed columns of both and the old row of `earlier`; the rest
+    /// as it is now. `action` is one that [`may_become`](Notification::may_become)
+    /// allows.
+    pub fn absorb(&mut self, mut earlier: Notification, action: Action) {
         if action != self.action {
             let event = self.terms.event(self.event_index, action);
             self.event = event.expect("the caller has asked may_become").clone();
             self.action = action;
         }
+        self.join_shares(&mut earlier);
         let mut channels = earlier.channels;
         channels.extend(std::mem::take(&mut self.channels));
         let mut index = 0;
@@ -173,10 +181,11 @@ impl Notification {
             }
         }
         self.channels = channels;
-        let shared = match self.id == earlier.id {
+        let is_one_rule = Arc::ptr_eq(&self.terms, &earlier.terms);
+        let shared = match is_one_rule && self.id == earlier.id {
             true if self.terms.id_is_row => Shared::Row,
             true => Shared::Id,
-            false => Shared::Channel,
+            false => Shared::Nothing,
         };
         self.payload.absorb(earlier.payload, action, shared);
         self.count += earlier.count;
@@ -200,10 +209,14 @@ impl Notification {
         let heap = |bytes: usize| bytes + ALLOCATION;
         let names = self.channels.iter().map(|channel| heap(channel.len() + COUNTS));
         let channels = heap(size_of_val(&*self.channels)) + names.sum::<usize>();
+        let shares = self.shares.iter().map(|share| {
+            size_of::<Share>() + heap(share.channels.len() * size_of::<ChannelName>())
+        });
         // A queue that grows by doubling has half as much room again.
         let own = size_of::<Notification>() * 3 / 2;
         let socket_id = self.socket_id.as_ref().map_or(0, |id| heap(id.len() + COUNTS));
-        own + socket_id + heap(self.id.len()) + heap(self.payload.heap_bytes()) + channels
+        let own = own + heap(self.id.len()) + heap(self.payload.heap_bytes());
+        own + socket_id + channels + shares.sum::<usize>()
     }
 }
 

@@ -24,8 +24,10 @@ pub(super) struct Rule {
     pub(super) unsent: usize,
     /// Those in the open transaction.
     pub(super) staged: usize,
-    /// Memory of both.
-    pub(super) bytes: usize,
+    /// Notifications of both that it has a share in.
+    pub(super) held: usize,
+    /// Memory of those that it was the last to speak in.
+    bytes: usize,
     /// At or before the oldest that is unsent.
     pub(super) oldest: Option<Timestamp>,
     /// Of the open transaction: owed at its end.
@@ -50,6 +52,13 @@ impl Rules {
         self.rules.len()
     }
 
+    #[cfg(test)]
+    pub(super) fn hold_nothing(&self) -> bool {
+        self.rules
+            .values()
+            .all(|rule| (rule.unsent, rule.staged, rule.held, rule.bytes) == (0, 0, 0, 0))
+    }
+
     pub(super) fn of(&mut self, terms: &Arc<Terms>) -> &mut Rule {
         let address = address(terms);
         if !self.rules.contains_key(&address) {
@@ -65,6 +74,11 @@ impl Rules {
         self.rules.get_mut(&address).expect("terms with something pending are kept")
     }
 
+    /// Of the terms at an address that have something unsent.
+    pub(super) fn uncount(&mut self, address: usize) {
+        self.at(address).unsent -= 1;
+    }
+
     pub(super) fn pending_bytes(&self) -> usize {
         self.pending_bytes
     }
@@ -72,16 +86,22 @@ impl Rules {
     pub(super) fn keep(&mut self, notification: &Notification) {
         let bytes = weight(notification);
         self.pending_bytes += bytes;
-        if notification.refusal.is_none() {
-            self.of(&notification.terms).bytes += bytes;
+        for terms in told_by_resync(notification) {
+            let is_last = Arc::ptr_eq(terms, &notification.terms);
+            let rule = self.of(terms);
+            rule.held += 1;
+            rule.bytes += if is_last { bytes } else { 0 };
         }
     }
 
     pub(super) fn free(&mut self, notification: &Notification) {
         let bytes = weight(notification);
         self.pending_bytes -= bytes;
-        if notification.refusal.is_none() {
-            self.of(&notification.terms).bytes -= bytes;
+        for terms in told_by_resync(notification) {
+            let is_last = Arc::ptr_eq(terms, &notification.terms);
+            let rule = self.of(terms);
+            rule.held -= 1;
+            rule.bytes -= if is_last { bytes } else { 0 };
         }
     }
 
@@ -104,10 +124,10 @@ impl Rules {
         };
         match &mut rule.gathered {
             Some(resync) => {
-                let count = if notification.event_index == 0 { notification.count } else { 0 };
-                join(resync, reason, Some(count), notification.at);
+                let counted = notification.resync(&notification.terms, reason);
+                join(resync, reason, counted.count, counted.at);
             }
-            None => self.gather(super::resync_for(notification, reason)),
+            None => self.gather(notification.resync(&notification.terms, reason)),
         }
         true
     }
@@ -206,6 +226,7 @@ impl Rule {
             terms,
             unsent: 0,
             staged: 0,
+            held: 0,
             bytes: 0,
             oldest: None,
             gathered: None,
@@ -216,7 +237,7 @@ impl Rule {
     }
 
     fn is_idle(&self) -> bool {
-        self.bytes == 0 && self.gathered.is_none() && self.owed.is_none()
+        self.held == 0 && self.gathered.is_none() && self.owed.is_none()
     }
 
     /// Whether an owed resync stands for every change.
@@ -234,6 +255,11 @@ fn join(resync: &mut Resync, reason: Reason, count: Option<u64>, at: Timestamp) 
 
 fn weight(notification: &Notification) -> usize {
     notification.weight() + notification.id.len() + WINDOW_BYTES
+}
+
+/// What is refused stays itself.
+fn told_by_resync(notification: &Notification) -> impl Iterator<Item = &Arc<Terms>> {
+    notification.all_terms().filter(|_| notification.refusal.is_none())
 }
 
 /// A change has a notification for each event of its rule, and is one id. What

@@ -1,9 +1,10 @@
 mod bounds;
+mod parents;
 mod schedules;
 mod transactions;
 
 use super::*;
-use crate::notification::{Action, Payload, Refusal};
+use crate::notification::{Action, ChannelName, Payload, Refusal, Shape};
 
 const WINDOW: Duration = Duration::from_millis(250);
 
@@ -37,6 +38,7 @@ fn notification(terms: &Arc<Terms>, action: Action, id: u64, position: u64) -> N
         at: Timestamp::from_unix_micros(0),
         resync: None,
         socket_id: None,
+        shares: Vec::new(),
         refusal: None,
     }
 }

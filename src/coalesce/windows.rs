@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::rules::Rules;
+use super::rules::{self, Rules};
 use super::{fold, subject};
 use crate::acknowledge::Frontier;
 use crate::change::Timestamp;
@@ -40,21 +40,17 @@ struct Window {
     /// In its lane's schedule; where nothing is unsent, among the closed.
     place: Place,
     /// In the order of their last change. Those that fold, have.
-    unsent: VecDeque<Unsent>,
-}
-
-#[derive(Debug)]
-struct Unsent {
-    notification: Notification,
-    /// Whether it is the one by which its terms count the id.
-    is_counted: bool,
+    unsent: VecDeque<Notification>,
+    /// Terms, by address, that count its subject as unsent: those that have a
+    /// share in something unsent.
+    counted: Vec<usize>,
 }
 
 #[derive(Debug, Default)]
 struct Lane {
     schedule: BTreeMap<Place, Key>,
     /// Of the window that is being sent. What comes now waits for its end.
-    sending: VecDeque<Unsent>,
+    sending: VecDeque<Notification>,
 }
 
 /// Windows that are remembered only so that they are not sent too soon.
@@ -124,6 +120,7 @@ impl Windows {
             lane: usize::try_from(hash % lanes).expect("it is below the number of lanes"),
             place: (now, self.serial),
             unsent: VecDeque::with_capacity(1),
+            counted: Vec::new(),
         };
         self.lanes[window.lane].schedule.insert(window.place, key);
         self.unsent += usize::from(window.add(notification, rules, frontier));
@@ -149,7 +146,7 @@ impl Windows {
         }
         let sent = self.lanes[lane].sending.pop_front()?;
         self.unsent -= 1;
-        Some(sent.notification)
+        Some(sent)
     }
 
     /// When something is due on a free lane.
@@ -166,18 +163,20 @@ impl Windows {
         free.filter_map(|(_, lane)| due(lane)).min()
     }
 
-    /// Removes what the terms have unsent and may be told by a resync. One by one:
+    /// Removes what the terms have unsent and may be told by a resync: `remove`
+    /// takes their share out, and says whether nothing is left. One by one:
     /// gathered, they would take their memory twice.
     pub(super) fn remove_all(
         &mut self,
         terms: &Arc<Terms>,
         now: Instant,
-        mut remove: impl FnMut(Notification),
+        mut remove: impl FnMut(&mut Notification) -> bool,
     ) {
         let unsent = &mut self.unsent;
-        let mut remove = |notification| {
-            *unsent -= 1;
-            remove(notification);
+        let mut remove = |notification: &mut Notification| {
+            let is_gone = remove(notification);
+            *unsent -= usize::from(is_gone);
+            is_gone
         };
         for lane in &mut self.lanes {
             take_all(&mut lane.sending, terms, &mut remove);
@@ -188,6 +187,7 @@ impl Windows {
                 return true;
             }
             take_all(&mut window.unsent, terms, &mut remove);
+            window.counted.retain(|address| *address != rules::address(terms));
             if !window.unsent.is_empty() {
                 return true;
             }
@@ -205,16 +205,14 @@ impl Windows {
     pub(super) fn oldest(&self, terms: &Arc<Terms>) -> Option<Timestamp> {
         let sending = self.lanes.iter().flat_map(|lane| &lane.sending);
         let unsent = self.windows.values().flat_map(|window| &window.unsent).chain(sending);
-        unsent.filter(|unsent| unsent.is_of(terms)).map(|unsent| unsent.notification.at).min()
+        unsent.filter(|unsent| is_told_by(terms, unsent)).map(|unsent| unsent.at).min()
     }
 
     /// All that the window has goes together; then it is closed for its length.
     fn send(&mut self, lane: usize, place: Place, key: Key, now: Instant, rules: &mut Rules) {
         let window = self.windows.get_mut(&key).expect("a window with something unsent is kept");
         let unsent = std::mem::take(&mut window.unsent);
-        for counted in unsent.iter().filter(|unsent| unsent.is_counted) {
-            rules.of(&counted.notification.terms).unsent -= 1;
-        }
+        window.counted.drain(..).for_each(|address| rules.uncount(address));
         self.lanes[lane].sending = unsent;
         let Some(length) = key.length else {
             self.windows.remove(&key);
@@ -253,48 +251,50 @@ impl Window {
         frontier: &mut Frontier,
     ) -> bool {
         let folds = fold::folds(&notification);
+        self.count(&notification, rules);
         let recent = self.unsent.iter().enumerate().rev().take(LOOKBACK);
-        let mut recent = recent.map(|(index, unsent)| (index, &unsent.notification));
-        let fold = recent
-            .clone()
-            .find_map(|(index, earlier)| Some((index, fold::across(earlier, &notification)?)));
-        if let Some((index, action)) = fold.filter(|_| folds) {
-            let earlier = self.unsent.remove(index).expect("it was found there");
-            rules.free(&notification);
-            rules.free(&earlier.notification);
-            // The earlier one's position stays in the frontier, for both.
-            notification.absorb(earlier.notification, action);
-            rules.keep(&notification);
-            self.unsent.push_back(Unsent { notification, is_counted: earlier.is_counted });
-            return false;
-        }
-        frontier.enter(notification.position);
-        let is_counted = match folds {
-            true => !recent.any(|(_, other)| Arc::ptr_eq(&other.terms, &notification.terms)),
-            false => notification.refusal.is_none() && notification.event_index == 0,
+        let mut folded = recent
+            .filter_map(|(index, earlier)| Some((index, fold::across(earlier, &notification)?)));
+        let Some((index, action)) = folded.next().filter(|_| folds) else {
+            frontier.enter(notification.position);
+            self.unsent.push_back(notification);
+            return true;
         };
-        rules.of(&notification.terms).unsent += usize::from(is_counted);
-        self.unsent.push_back(Unsent { notification, is_counted });
-        true
+        let earlier = self.unsent.remove(index).expect("it was found there");
+        rules.free(&notification);
+        rules.free(&earlier);
+        // The earlier one's position stays in the frontier, for both.
+        notification.absorb(earlier, action);
+        rules.keep(&notification);
+        self.unsent.push_back(notification);
+        false
     }
-}
 
-impl Unsent {
-    /// Whether a resync of the terms may tell of it.
-    fn is_of(&self, terms: &Arc<Terms>) -> bool {
-        Arc::ptr_eq(&self.notification.terms, terms) && self.notification.refusal.is_none()
-    }
-}
-
-/// Takes those of the terms, and keeps the others in order.
-fn take_all(from: &mut VecDeque<Unsent>, terms: &Arc<Terms>, take: &mut impl FnMut(Notification)) {
-    if !from.iter().any(|unsent| unsent.is_of(terms)) {
-        return;
-    }
-    for unsent in std::mem::take(from) {
-        match unsent.is_of(terms) {
-            true => take(unsent.notification),
-            false => from.push_back(unsent),
+    fn count(&mut self, notification: &Notification, rules: &mut Rules) {
+        // What does not fold has a window for each event of a change.
+        let is_one_more = fold::folds(notification)
+            || notification.refusal.is_none() && notification.event_index == 0;
+        let address = rules::address(&notification.terms);
+        if is_one_more && !self.counted.contains(&address) {
+            self.counted.push(address);
+            rules.of(&notification.terms).unsent += 1;
         }
+    }
+}
+
+/// Whether a resync of the terms may tell of some of it.
+fn is_told_by(terms: &Arc<Terms>, unsent: &Notification) -> bool {
+    unsent.refusal.is_none() && unsent.is_of(terms)
+}
+
+/// Takes the share of the terms, and keeps the others in order.
+fn take_all(
+    from: &mut VecDeque<Notification>,
+    terms: &Arc<Terms>,
+    take: &mut impl FnMut(&mut Notification) -> bool,
+) {
+    from.retain_mut(|unsent| !is_told_by(terms, unsent) || !take(unsent));
+    if from.is_empty() {
+        *from = VecDeque::new();
     }
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::change::Position;
-use crate::notification::{ChannelName, Notification, Payload, Reason, Resync, Terms};
+use crate::notification::{ChannelName, Notification, Payload, Reason, Terms};
 
 use super::pusher::{Capacity, Packed, Packer, Problem};
 use super::rejected::Rejected;
@@ -142,7 +142,7 @@ impl Lane {
         self.queue.iter().any(|queued| {
             matches!(queued.debt, Debt::Position(_))
                 && queued.taken_at <= until
-                && Arc::ptr_eq(&queued.notification.terms, terms)
+                && queued.notification.is_of(terms)
         })
     }
 
@@ -343,22 +343,16 @@ impl Lane {
     }
 }
 
-/// A resync on the channels that refused a notification. If that is refused too,
-/// nothing more can be said there.
+/// Each rule's resync on the channels that refused a notification. If that is
+/// refused too, nothing more can be said there.
 fn followers(refused: &Notification, channels: &[ChannelName], taken_at: Instant) -> Vec<Queued> {
     if refused.resync.is_some() || channels.is_empty() {
         return Vec::new();
     }
-    let position = refused.position;
-    let resync = Resync {
-        terms: refused.terms.clone(),
-        reason: Reason::Refused,
-        count: Some(refused.count),
-        position: Some(position),
-        at: refused.at,
-    };
-    let debt = Debt::Position(position);
-    let notifications = resync.notifications(channels.to_vec(), position);
+    let (position, debt) = (refused.position, Debt::Position(refused.position));
+    let resyncs = refused.resyncs_on(channels, Reason::Refused).into_iter();
+    let notifications =
+        resyncs.flat_map(|(resync, on)| resync.notifications(on, position).collect::<Vec<_>>());
     notifications.map(|notification| Queued { notification, debt, taken_at }).collect()
 }
 

@@ -165,6 +165,7 @@ mod tests {
             at: Timestamp::from_unix_micros(i64::try_from(id).expect("a small number")),
             resync: None,
             socket_id: None,
+            shares: Vec::new(),
             refusal: None,
         }
     }

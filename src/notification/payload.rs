@@ -32,8 +32,9 @@ pub(super) enum Shared {
     /// Rows of one id, such as the children of one parent: the last one is told,
     /// and what changed in any.
     Id,
-    /// Rows of one channel: the last one is told.
-    Channel,
+    /// Rows of one channel, or what two rules say of one id: the last one is
+    /// told.
+    Nothing,
 }
 
 /// Columns that a change, or several, gave another value.
@@ -84,7 +85,7 @@ impl Payload {
         *self = match mem::take(self) {
             Payload::Own(text) => Payload::Own(text),
             Payload::Minimal { changed, partial, draft: None } => {
-                let before = earlier.changed.filter(|_| shared != Shared::Channel);
+                let before = earlier.changed.filter(|_| shared != Shared::Nothing);
                 let changed = Changed::union(before, changed);
                 Payload::Minimal { changed, partial, draft: None }
             }
@@ -94,7 +95,7 @@ impl Payload {
                     Some(text) => Payload::Drawn { text, draft },
                     None => {
                         let changed = draft.changed.clone();
-                        let changed = changed.filter(|_| shared != Shared::Channel);
+                        let changed = changed.filter(|_| shared != Shared::Nothing);
                         Payload::Minimal { changed, partial: true, draft: Some(draft) }
                     }
                 }
@@ -122,7 +123,7 @@ struct Earlier {
 
 impl Draft {
     fn absorb(&mut self, earlier: Earlier, shared: Shared) {
-        if shared == Shared::Channel {
+        if shared == Shared::Nothing {
             return;
         }
         self.changed = Changed::union(earlier.changed, self.changed.take());

@@ -80,6 +80,7 @@ impl Resync {
         let Resync { terms, reason, count, at, .. } = self;
         terms.resync_events.iter().enumerate().map(move |(event_index, event)| Notification {
             terms: terms.clone(),
+            shares: Vec::new(),
             action: Action::Updated,
             id: "null".into(),
             event: event.clone(),

@@ -2,12 +2,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Action, ChannelPattern, EventName};
+use crate::change::TableName;
 
 /// What a rule says of all notifications about one table, made once.
 #[derive(Debug)]
 pub struct Terms {
     /// As it is named in the configuration.
     pub rule: Arc<str>,
+    /// Whose changes it announces.
+    pub table: TableName,
     pub entity: Arc<str>,
     /// How long further changes of what was just sent are gathered. `None`: each
     /// is sent, and nothing is folded.
@@ -21,6 +24,7 @@ pub struct Terms {
     /// The names of each of the rule's events by action; `None` where row values
     /// name it.
     pub events: Vec<Option<[EventName; Action::ALL.len()]>>,
+    pub shape: Shape,
     /// Too many changes may be told by one resync. Otherwise reading waits.
     pub may_collapse: bool,
     /// Events that a resync is told by; at least one.
@@ -29,6 +33,17 @@ pub struct Terms {
     pub resync_data: Option<Box<[Piece]>>,
     /// Every channel that the rule may name for the table.
     pub channels: Vec<ChannelPattern>,
+}
+
+/// What listeners know of a rule's payloads before they come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// Each is the minimal one.
+    Minimal,
+    /// Its keys, and the values that are the same for all rows.
+    Own(Box<str>),
+    /// It says how a row was before, which only the rule's own can say.
+    Before,
 }
 
 /// Which notifications share a window.
@@ -60,17 +75,19 @@ impl Terms {
         Some(&self.events.get(index)?.as_ref()?[action as usize])
     }
 
-    /// Terms by which every change is sent, on channels that are told by each
-    /// notification only.
+    /// Terms by which every change of the table that is called as the rule is
+    /// sent, on channels that are told by each notification only.
     pub fn plain(rule: &str, entity: &str) -> Terms {
         Terms {
             rule: rule.into(),
+            table: TableName::new("public", rule),
             entity: entity.into(),
             window: None,
             window_by: WindowBy::Id,
             id_is_row: true,
             on: [true; Action::ALL.len()],
             events: Vec::new(),
+            shape: Shape::Minimal,
             may_collapse: false,
             resync_events: vec!["rowcast.resync".parse().expect("a valid event name")],
             resync_data: None,

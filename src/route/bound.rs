@@ -19,7 +19,7 @@ use super::view::{Known, Names, Scope, Side, View};
 use super::{Oversize, SoftDelete};
 use crate::change::{Change, Operation, Relation, TableName};
 use crate::notification::{
-    Action, Changed, ChannelName, Measure, Notification, Payload, Refusal, Terms,
+    Action, Changed, ChannelName, Measure, Notification, Payload, Refusal, Shape, Terms,
     minimal_may_exceed, write_string,
 };
 
@@ -97,12 +97,14 @@ impl BoundRule {
         let resync_events: Vec<_> = rule.resync.events.iter().flatten().map(bind).collect();
         let terms = Terms {
             rule: rule.name.clone(),
+            table: table.clone(),
             entity: entity.clone(),
             window: rule.window,
             window_by: rule.window_by,
             id_is_row: rule.id_is_row(relation),
             on: Action::ALL.map(|action| rule.says(action)),
             events: events.iter().map(BoundEvent::constants).collect(),
+            shape: rule.data.as_ref().map_or(Shape::Minimal, |data| data.shape(print)),
             may_collapse: rule.resync.may_collapse,
             resync_events: resync::own_events(&resync_events)
                 .unwrap_or_else(|| resync::usual_events(rule, relation, &events)),
@@ -391,6 +393,7 @@ impl BoundRule {
         let notification = |event_index, event, channels, payload, refusal| {
             let mut notification = Notification {
                 terms: self.terms.clone(),
+                shares: Vec::new(),
                 action: view.action,
                 id: scratch.id.as_str().into(),
                 event,

@@ -5,7 +5,7 @@ use super::expression::Reads;
 use super::template::{BoundTemplate, ParseTemplateError, Part, Template, Unrenderable};
 use super::view::View;
 use crate::change::Relation;
-use crate::notification::write_string;
+use crate::notification::{Shape, write_string};
 
 /// A payload in the shape that the rule gives it.
 #[derive(Clone, Debug)]
@@ -104,6 +104,53 @@ impl DataTemplate {
                 texts.sum()
             }
             DataTemplate::Literal(json) => json.len(),
+        }
+    }
+
+    /// What listeners know of it; `print` says what the table makes of a part.
+    pub(super) fn shape(&self, print: impl Fn(&Part) -> Option<String> + Copy) -> Shape {
+        if self.templates().any(Template::tells_old) {
+            return Shape::Before;
+        }
+        let mut out = String::new();
+        self.write_shape(print, &mut out);
+        Shape::Own(out.into())
+    }
+
+    /// The payload's JSON, its keys in order, and stars for what rows say.
+    fn write_shape(&self, print: impl Fn(&Part) -> Option<String> + Copy, out: &mut String) {
+        match self {
+            DataTemplate::Table(entries) => {
+                let mut entries: Vec<_> = entries.iter().collect();
+                entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+                out.push('{');
+                for (key, value) in entries {
+                    out.push_str(key);
+                    out.push(':');
+                    value.write_shape(print, out);
+                    out.push(',');
+                }
+                out.push('}');
+            }
+            DataTemplate::List(items) => {
+                out.push('[');
+                for item in items {
+                    item.write_shape(print, out);
+                    out.push(',');
+                }
+                out.push(']');
+            }
+            DataTemplate::Template(template) => {
+                let parts = template.parts.iter().map(|part| match part {
+                    Part::Text(text) => Some(text.to_string()),
+                    part => print(part),
+                });
+                match parts.collect::<Option<String>>() {
+                    Some(text) => write_string(out, &text),
+                    None => out.push('*'),
+                }
+            }
+            DataTemplate::Literal(json) => out.push_str(json),
         }
     }
 

@@ -141,10 +141,15 @@ impl Reads {
 
     /// Whether it says something of what went before the row as it is.
     pub(super) fn tells_before(&self) -> bool {
+        self.tells_old() || self.variables.iter().any(|variable| variable.tells_before())
+    }
+
+    /// Whether it says how the row was before, or what changed in it.
+    pub(super) fn tells_old(&self) -> bool {
         let is_old = |(scope, _): &(Scope, Box<str>)| *scope == Scope::Old;
         self.columns.iter().chain(&self.perhaps).any(is_old)
             || self.whole.contains(&Scope::Old)
-            || self.variables.iter().any(|variable| variable.tells_before())
+            || self.variables.contains(&Variable::Changed)
     }
 
     pub(super) fn merge(&mut self, other: &Reads) {

@@ -101,6 +101,17 @@ impl Template {
         })
     }
 
+    /// Whether it says how the row was before, or what changed in it.
+    pub(super) fn tells_old(&self) -> bool {
+        self.parts.iter().any(|part| match part {
+            Part::Text(_) => false,
+            Part::Variable(variable) => *variable == Variable::Changed,
+            Part::Column(scope, _) => *scope == Scope::Old,
+            Part::Expression { expression, .. } => expression.reads.tells_old(),
+            Part::Block(block) => block.reads.tells_old(),
+        })
+    }
+
     pub(super) fn has_block(&self) -> bool {
         matches!(*self.parts, [Part::Block(_)])
     }

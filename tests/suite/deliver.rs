@@ -39,6 +39,7 @@ fn update(id: u64, position: u64, channels: &[String]) -> Notification {
         at: Timestamp::now(),
         resync: None,
         socket_id: None,
+        shares: Vec::new(),
         refusal: None,
     }
 }

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
+use super::parents::rules_of_hosts;
 use super::*;
 
 const LANES: usize = 2;
@@ -25,6 +26,8 @@ enum Step {
     PopResync,
     /// The endpoint accepts one of what was popped.
     Accept(Index),
+    /// It refuses it for good.
+    Reject(Index),
     Wait(u64),
     Age,
     /// A resync is recorded as owed for a rule.
@@ -54,6 +57,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (0..LANES, 1..6_usize).prop_map(|(lane, count)| Step::Pop(lane, count)),
         2 => Just(Step::PopResync),
         8 => any::<Index>().prop_map(Step::Accept),
+        1 => any::<Index>().prop_map(Step::Reject),
         4 => (1..200_u64).prop_map(Step::Wait),
         1 => Just(Step::Age),
         1 => (0..RULES).prop_map(Step::Owe),
@@ -84,11 +88,13 @@ fn limits() -> impl Strategy<Value = Limits> {
     })
 }
 
-const RULES: usize = 6;
+const RULES: usize = 12;
 
-/// Each differs in what folding looks at.
+/// Each differs in what folding looks at. The last ones are of hosts and what
+/// belongs to these, of racks and what belongs to these, and of lists.
 fn rules() -> [Arc<Terms>; RULES] {
     let alike = |name: &str| Some(Action::ALL.map(|_| event(name)));
+    let own = || Shape::Own("{\"id\":*,}".into());
     let named = |entity: &str, rule: &str| Terms { entity: entity.into(), ..terms(rule) };
     [
         named("post", "by-action"),
@@ -102,6 +108,27 @@ fn rules() -> [Arc<Terms>; RULES] {
         Terms { window: None, ..named("post", "each") },
         Terms { events: vec![None, None], ..named("log", "named") },
         Terms { events: vec![alike("Child")], id_is_row: false, ..named("parent", "child") },
+        Terms { events: vec![alike("Host")], ..named("host", "host") },
+        Terms { events: vec![alike("Host")], id_is_row: false, ..named("host", "part") },
+        Terms {
+            events: vec![alike("Seen"), alike("Host")],
+            id_is_row: false,
+            may_collapse: false,
+            ..named("host", "piece")
+        },
+        Terms { events: vec![alike("Rack"), None], shape: own(), ..named("rack", "rack") },
+        Terms {
+            events: vec![alike("Rack"), None],
+            shape: own(),
+            id_is_row: false,
+            ..named("rack", "bay")
+        },
+        Terms {
+            events: vec![alike("Listed"), alike("Shown")],
+            window_by: WindowBy::Channel,
+            window: Some(WINDOW / 2),
+            ..named("list", "also-by-channel")
+        },
     ]
     .map(Arc::new)
 }
@@ -122,6 +149,8 @@ struct Obligation {
 enum Popped {
     Notification(Notification),
     Resync(Resync),
+    /// A rule's resync on these channels, which refused the notification.
+    Follower(Notification, usize, Vec<ChannelName>),
 }
 
 /// Entity, id and length.
@@ -242,10 +271,15 @@ impl World {
             return Vec::new();
         };
         let terms = &self.rules[*rule];
+        let of_rule = match &*terms.entity {
+            "host" | "rack" | "list" if choice % 4 < 3 => format!("{}-b", terms.entity),
+            _ => format!("{}-b", terms.rule),
+        };
+        let of_entity = format!("{}-a", terms.entity);
         let channels = match choice % 3 {
-            0 => vec![format!("{}-a", terms.rule)],
-            1 => vec![format!("{}-b", terms.rule)],
-            _ => vec![format!("{}-a", terms.rule), format!("{}-b", terms.rule)],
+            0 => vec![of_entity],
+            1 => vec![of_rule],
+            _ => vec![of_entity, of_rule],
         };
         let action = self.actions[&index];
         let of_event = |event_index: usize| Notification {
@@ -355,7 +389,6 @@ impl World {
 
     fn pop(&mut self, lane: usize) -> Option<()> {
         let popped = self.stage.coalescer.pop(lane, self.stage.at.now)?;
-        let rule = self.rule_of(&popped.terms);
         let index: usize = popped.data().parse().expect("an index");
         if self.limits.max_pending_bytes == usize::MAX {
             let last = self.script[index].1;
@@ -368,15 +401,28 @@ impl World {
             assert!(before <= Some(index), "{before:?} before {index}");
             assert_eq!(*popped.id, *self.id_of(index));
         }
-        for channel in &popped.channels {
-            let subject = match popped.terms.window_by {
-                WindowBy::Id => popped.id.to_string(),
-                WindowBy::Channel => channel.to_string(),
-            };
-            self.last_told.insert((rule, popped.event_index, subject), index);
+        for (rule, event_index, channels) in self.shares(&popped) {
+            for channel in channels {
+                assert!(popped.channels.contains(&channel));
+                let subject = match popped.terms.window_by {
+                    WindowBy::Id => popped.id.to_string(),
+                    WindowBy::Channel => channel.to_string(),
+                };
+                self.last_told.insert((rule, event_index, subject), index);
+            }
         }
         self.popped.push((self.serial, Popped::Notification(popped)));
         Some(())
+    }
+
+    /// By rule, each with which of its events it is.
+    fn shares(&self, popped: &Notification) -> Vec<(usize, usize, Vec<ChannelName>)> {
+        let Notification { terms, event_index, channels, .. } = popped;
+        if popped.shares.is_empty() {
+            return vec![(self.rule_of(terms), *event_index, channels.clone())];
+        }
+        let shares = popped.shares.iter();
+        shares.map(|it| (self.rule_of(&it.terms), it.event_index, it.channels.clone())).collect()
     }
 
     fn id_of(&self, index: usize) -> String {
@@ -395,16 +441,14 @@ impl World {
         let (popped_at, popped) = self.popped.swap_remove(index);
         match popped {
             Popped::Notification(popped) => {
-                let rule = self.rule_of(&popped.terms);
-                self.obligations.retain(|_, owed| {
-                    let is_told = owed.rule == rule
-                        && owed.event_index == popped.event_index
-                        && owed.pushed < popped_at
-                        && (owed.id == popped.id || *popped.id == *"null")
-                        && popped.channels.iter().any(|channel| channel.as_str() == owed.channel);
-                    !is_told
-                });
+                for (rule, ..) in self.shares(&popped) {
+                    self.tell(&popped, rule, &popped.channels, popped_at);
+                }
                 self.stage.frontier.leave(popped.position);
+            }
+            Popped::Follower(refused, rule, channels) => {
+                self.tell(&refused, rule, &channels, popped_at);
+                self.stage.frontier.leave(refused.position);
             }
             Popped::Resync(popped) => {
                 let rule = self.rule_of(&popped.terms);
@@ -415,6 +459,43 @@ impl World {
                 }
             }
         }
+    }
+
+    /// What the rule has in the notification was told on these channels.
+    fn tell(
+        &mut self,
+        popped: &Notification,
+        rule: usize,
+        channels: &[ChannelName],
+        popped_at: u64,
+    ) {
+        let of_event =
+            |(of, event_index, _): &(usize, usize, _)| (*of == rule).then_some(*event_index);
+        let event_index = self.shares(popped).iter().find_map(of_event).expect("it has a share");
+        self.obligations.retain(|_, owed| {
+            let is_told = owed.rule == rule
+                && owed.event_index == event_index
+                && owed.pushed < popped_at
+                && (owed.id == popped.id || *popped.id == *"null")
+                && channels.iter().any(|channel| channel.as_str() == owed.channel);
+            !is_told
+        });
+    }
+
+    /// It stands in the file of what was refused, and resyncs follow, as a lane
+    /// has it.
+    fn reject(&mut self, index: usize) {
+        if !matches!(self.popped[index].1, Popped::Notification(_)) {
+            return;
+        }
+        let (popped_at, popped) = self.popped.swap_remove(index);
+        let Popped::Notification(refused) = popped else { unreachable!("it was seen above") };
+        for (resync, channels) in refused.resyncs_on(&refused.channels, Reason::Refused) {
+            self.stage.frontier.hold(refused.position);
+            let rule = self.rule_of(&resync.terms);
+            self.popped.push((popped_at, Popped::Follower(refused.clone(), rule, channels)));
+        }
+        self.stage.frontier.leave(refused.position);
     }
 
     fn owe(&mut self, rule: usize) {
@@ -453,7 +534,8 @@ impl World {
                 let _ = (0..count).try_for_each(|_| self.pop(lane));
             }
             Step::PopResync => drop(self.pop_resync()),
-            Step::Accept(_) if self.popped.is_empty() => {}
+            Step::Accept(_) | Step::Reject(_) if self.popped.is_empty() => {}
+            Step::Reject(index) => self.reject(index.index(self.popped.len())),
             Step::Accept(index) => self.accept(index.index(self.popped.len())),
             Step::Wait(millis) => self.stage.wait(Duration::from_millis(millis)),
             Step::Age => {
@@ -526,6 +608,7 @@ proptest! {
         prop_assert!(world.obligations.is_empty(), "never told: {:?}", world.obligations);
         prop_assert!(world.owed.is_empty());
         prop_assert_eq!(world.stage.coalescer.pending_bytes(), 0);
+        prop_assert!(world.stage.coalescer.rules.hold_nothing());
         prop_assert_eq!(world.confirmed, world.script.last().map(|(_, position)| *position));
         // The last word on an id is its last change's.
         for (index, (item, _)) in world.script.iter().enumerate() {
@@ -542,6 +625,29 @@ proptest! {
                 prop_assert!(world.last_told.get(&of_event(event_index)) >= Some(&index));
             }
         }
+    }
+
+    #[test]
+    fn what_is_folded_has_a_socket_only_if_all_of_it_has_the_same(
+        changes in prop::collection::vec((0..3_usize, 0..3_usize), 1..6),
+    ) {
+        let [host, part, piece] = rules_of_hosts();
+        let mut stage = Stage::new(AMPLE);
+        stage.commit(notification(&host, Action::Updated, 7, 1));
+        stage.pop().expect("it is due");
+        let socket = |index: usize| [None, Some("1.1"), Some("2.2")][index].map(Arc::from);
+        for (position, (rule, index)) in (2..).zip(&changes) {
+            let terms = [&host, &part, &piece][*rule];
+            let made = notification(terms, Action::Updated, 7, position);
+            stage.commit(Notification { socket_id: socket(*index), ..made });
+        }
+        stage.wait(WINDOW);
+        let popped = stage.pop_all();
+        prop_assert_eq!(popped.len(), 1);
+        prop_assert_eq!(popped[0].count, changes.len() as u64);
+        let first = changes[0].1;
+        let is_same = changes.iter().all(|(_, index)| *index == first);
+        prop_assert_eq!(&popped[0].socket_id, &socket(first).filter(|_| is_same));
     }
 
     #[test]

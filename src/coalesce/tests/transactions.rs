@@ -128,7 +128,7 @@ fn by_channel_a_row_may_have_been_deleted_elsewhere_and_is_always_told() {
 }
 
 #[test]
-fn what_two_rules_say_of_an_id_is_not_mixed() {
+fn what_two_rules_say_of_one_tables_row_is_not_mixed() {
     let (one, other) = (Arc::new(saved("post")), Arc::new(saved("post")));
     let mut stage = Stage::new(AMPLE);
     for terms in [&one, &other, &one] {

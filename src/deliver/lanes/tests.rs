@@ -10,7 +10,7 @@ use crate::deliver::pusher::{Packer, Problem, Server};
 use crate::deliver::rejected::Rejected;
 use crate::deliver::resyncs::Ticket;
 use crate::deliver::tests::notification;
-use crate::notification::{Payload, Piece, Refusal, Terms};
+use crate::notification::{Action, Payload, Piece, Refusal, Terms};
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -195,6 +195,25 @@ fn a_refused_notification_without_channels_is_written_down_behind_an_accepted_on
     }
     let positions: Vec<_> = rejected.iter().map(|r| r.notification.position.value()).collect();
     assert_eq!(positions, [1, 3]);
+}
+
+#[test]
+fn what_is_of_two_rules_is_held_for_both_and_refused_for_both() {
+    let (mut lanes, now) = lanes(1);
+    let earlier = numbered(0, 4, &["a", "b"]);
+    let mut folded = numbered(0, 5, &["b", "c"]);
+    let both = [earlier.terms.clone(), folded.terms.clone()];
+    folded.absorb(earlier, Action::Updated);
+    folded.refusal = Some(Refusal::Oversize { bytes: 2, limit: 1 });
+    lanes.put(folded);
+    assert!(both.iter().all(|terms| lanes.hold(terms, Instant::now())));
+    let settled = lanes.settle();
+    assert_eq!(settled.followed, [Position::new(4); 2]);
+    assert_eq!(settled.rejected.len(), 1);
+    let start = lanes.start(now).expect("the resyncs follow");
+    let told: Vec<_> = pairs(&start.packed).into_iter().map(|it| (it.number, it.channel)).collect();
+    let expected = [(4, "a"), (4, "b"), (5, "b"), (5, "c")];
+    assert_eq!(told, expected.map(|(number, channel)| (number, channel.to_owned())));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use super::rows::{Table, batch, batch_within, fields};
 use super::{posts, route_all, rules};
 use crate::change::Relation;
-use crate::notification::{Action, Notification, Payload};
+use crate::notification::{Action, Notification, Payload, Shape};
 use crate::route::{Router, Rules};
 
 /// Old row and new row, as JSON.
@@ -280,5 +280,40 @@ fn folded_changes_have_the_last_ones_context_and_a_socket_only_if_it_is_of_all()
         folded.absorb(told(Some(earlier)), Action::Updated);
         assert_eq!(folded.socket_id, None);
         assert_eq!(folded.data(), format!(r#"{{"by":{by},"was":"open"}}"#));
+    }
+}
+
+#[test]
+fn a_payloads_shape_is_its_keys_and_what_all_rows_have_in_common() {
+    let relation = posts(&["id integer", "status text"]);
+    let shape = |data: &str| {
+        let config = format!("table = 'posts'\nchannels = 'posts'\ndata = {data}");
+        let row = fields(&relation, r#"{"id":1,"status":"a"}"#);
+        let change = batch(&relation, None, Some(row));
+        let mut router = Router::new(Arc::new(rules(toml::from_str(&config).unwrap())));
+        route_all(&mut router, &change).remove(0).terms.shape.clone()
+    };
+    let one = shape("{ post_id = '{{ id }}', at = '{{ at }}', of = { n = 1, list = ['x'] } }");
+    assert_eq!(one, Shape::Own(r#"{"at":*,"of":{"list":["x",],"n":1,},"post_id":*,}"#.into()));
+    let alike = [
+        "{ of = { list = ['x'], n = 1 }, at = '{{ at | iso8601 }}', post_id = '{{ status }}' }",
+        "{ at = '{{ action }}', post_id = '{% if true %}1{% endif %}', of = { n = 1, list = ['x'] } }",
+    ];
+    assert_eq!(alike.map(shape), [one.clone(), one.clone()]);
+    for other in [
+        "{ post_id = '{{ id }}', at = '{{ at }}', of = { n = 2, list = ['x'] } }",
+        "{ post_id = '{{ id }}', at = '{{ at }}', of = { n = 1, list = ['{{ status }}'] } }",
+        "{ post_id = '{{ id }}' }",
+    ] {
+        assert_ne!(shape(other), one, "{other}");
+    }
+    assert_eq!(shape("{ of = 'my {{ entity }}' }"), Shape::Own(r#"{"of":"my post",}"#.into()));
+    for before in [
+        "{ a = '{{ old.status }}' }",
+        "{ a = [\"{{ changed | join(',') }}\"] }",
+        "{ a = '{{ old | length }}' }",
+        "{ a = '{% if old.id %}{% endif %}' }",
+    ] {
+        assert_eq!(shape(before), Shape::Before, "{before}");
     }
 }
