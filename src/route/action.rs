@@ -18,6 +18,16 @@ pub(super) struct Facts {
     pub is_deleted: Option<bool>,
 }
 
+impl Facts {
+    /// Whether the row stays, and is softly deleted from now on.
+    pub(super) fn trashed(self) -> bool {
+        self.operation == Operation::Update
+            && !self.key_changed
+            && self.is_deleted == Some(true)
+            && self.was_deleted != Some(true)
+    }
+}
+
 /// One thing to tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Announcement {

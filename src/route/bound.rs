@@ -66,6 +66,8 @@ enum BoundSoftDelete {
 
 /// What all events of one announcement share, besides what `Scratch` holds.
 struct Letter {
+    /// Whether the row is deleted softly.
+    trashed: bool,
     channels: Vec<ChannelName>,
     /// Why some channels could not be named.
     refused: Vec<String>,
@@ -75,6 +77,7 @@ struct Letter {
 
 impl BoundRule {
     pub(super) fn new(rule: &Rule, relation: &Relation, options: &Options) -> BoundRule {
+        let rule = &*rule.on(relation);
         let table = rule.table_of(relation).unwrap_or(&relation.table);
         let entity: Arc<str> = match &rule.entity {
             Some(entity) => entity.clone(),
@@ -93,7 +96,10 @@ impl BoundRule {
         let channels: Vec<_> =
             rule.channels.iter().map(|c| c.bind(relation, options, print)).collect();
         let bind = |event| BoundEvent::new(event, relation, print);
-        let events: Vec<_> = rule.events.iter().map(bind).collect();
+        let events = match &rule.model {
+            Some(class) => BoundEvent::of_model(class),
+            None => rule.events.iter().map(bind).collect(),
+        };
         let resync_events: Vec<_> = rule.resync.events.iter().flatten().map(bind).collect();
         let terms = Terms {
             rule: rule.name.clone(),
@@ -193,7 +199,8 @@ impl BoundRule {
             let view = View { action: self.action.unwrap_or(told.action), ..view };
             for told in self.by_id(told, &view, scratch).into_iter().flatten() {
                 let view = view.from(told.side);
-                let letter = self.letter(told.rows, &view, options, scratch, counts);
+                let mut letter = self.letter(told.rows, &view, options, scratch, counts);
+                letter.trashed = facts.trashed();
                 self.post(letter, &view, options.max_data_bytes, scratch, out);
             }
         }
@@ -314,6 +321,7 @@ impl BoundRule {
         counts: &mut Counts,
     ) -> Letter {
         let mut letter = Letter {
+            trashed: false,
             channels: Vec::with_capacity(self.channels.len()),
             refused: Vec::new(),
             payload: Payload::default(),
@@ -389,7 +397,7 @@ impl BoundRule {
         scratch: &Scratch,
         out: &mut Vec<Notification>,
     ) {
-        let Letter { mut channels, refused, mut payload, refusal } = letter;
+        let Letter { trashed, mut channels, refused, mut payload, refusal } = letter;
         let notification = |event_index, event, channels, payload, refusal| {
             let mut notification = Notification {
                 terms: self.terms.clone(),
@@ -412,7 +420,11 @@ impl BoundRule {
             }
             notification
         };
-        for (index, event) in self.events.iter().enumerate() {
+        for (place, event) in self.events.iter().enumerate() {
+            if !event.is_sent(view.action, trashed) {
+                continue;
+            }
+            let index = event.index(place);
             let (event, nameless) = match event.name(view) {
                 Ok(event) => (event, None),
                 Err(reason) => {
@@ -427,7 +439,7 @@ impl BoundRule {
                 out.push(notification(index, event, Vec::new(), payload.clone(), refusal));
             }
             if !channels.is_empty() {
-                let is_last = index + 1 == self.events.len();
+                let is_last = place + 1 == self.events.len();
                 let (channels, payload) = match is_last {
                     true => (mem::take(&mut channels), mem::take(&mut payload)),
                     false => (channels.clone(), payload.clone()),

@@ -41,6 +41,10 @@ impl ChannelTemplateError {
                  encryption_master_key_base64;\nfor a new one: openssl rand -base64 32"
                     .to_owned(),
             ),
+            ChannelTemplateError::Character('\\') => {
+                let dotted = text.replace('\\', ".");
+                Some(format!("channels = [{dotted:?}], as Laravel names a model's channel"))
+            }
             _ => None,
         }
     }
@@ -58,6 +62,9 @@ const CLASSES: [ChannelClass; 7] = [
 
 const DOT: &str = "a value has '.', which only an expression that ends in `| dotted` brings into a \
                    channel name";
+
+const BACKSLASH: &str = "a value has '\\\\', as class names do, which may not be in a channel name: \
+                         `| dotted` makes App.Models.Post of it";
 
 /// What the literal beginning of a name says about its class, `open` if a value
 /// follows. A value may still lengthen `private-` to `private-cache-`, which is
@@ -147,6 +154,12 @@ impl ChannelTemplate {
             [BoundPart::Text(text), ..] => class_of_head(text, true, options),
             _ => class_of_head("", true, options),
         };
+        // Also of what the table's or the entity's name has made of it.
+        let texts = parts.iter().enumerate().try_for_each(|(index, part)| match part {
+            BoundPart::Text(text) => check_text(text, index == 0),
+            _ => Ok(()),
+        });
+        let class = texts.and(class);
         let constant = match (&*parts, &class) {
             ([BoundPart::Text(text)], Ok(_)) => text.parse().ok(),
             _ => None,
@@ -176,6 +189,18 @@ pub(super) enum Rendered {
 impl BoundChannel {
     pub(super) fn problem(&self) -> Option<&ChannelTemplateError> {
         self.class.as_ref().err()
+    }
+
+    /// What anyone may listen to, if it is that: `posts.…`.
+    pub(super) fn public_name(&self) -> Option<String> {
+        if !matches!(self.class, Ok(ChannelClass::Public | ChannelClass::Cache)) {
+            return None;
+        }
+        let parts = self.template.parts.iter().map(|part| match part {
+            BoundPart::Text(text) => text,
+            _ => "…",
+        });
+        Some(parts.collect())
     }
 
     /// Every name that it may make; `None` if it can make none.
@@ -243,6 +268,7 @@ impl BoundChannel {
             let bad = value[at..].chars().next().expect("a byte is there");
             return Err(match bad {
                 '.' => DOT.to_owned(),
+                '\\' => BACKSLASH.to_owned(),
                 bad => format!("a value has {bad:?}, which may not be in a channel name"),
             });
         }

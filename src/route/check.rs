@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::bound::BoundRule;
 use super::names;
+use super::preset::Preset;
 use super::resync;
 use super::rule::Rule;
 use super::template::Part;
@@ -20,15 +21,16 @@ impl Rules {
             let mut check = Check { rule, problems: &mut problems };
             check.patterns(relations);
             for relation in relations.iter().filter(|relation| rule.takes(&relation.table)) {
-                check.relation(relation, self);
+                let rule = rule.on(relation);
+                Check { rule: &rule, problems: &mut problems }.relation(relation, self);
             }
         }
         problems
     }
 }
 
-struct Check<'a> {
-    rule: &'a Rule,
+pub(super) struct Check<'a> {
+    pub rule: &'a Rule,
     problems: &'a mut Vec<Problem>,
 }
 
@@ -40,6 +42,12 @@ impl Check<'_> {
         message: String,
         fix: Option<String>,
     ) {
+        // What the file has instead of what a preset made of it.
+        let option = match (option, &self.rule.preset) {
+            ("data", Some(Preset::Model(_))) => "columns",
+            ("channels", Some(_)) => "preset",
+            _ => option,
+        };
         let problem = Problem {
             severity,
             rule_index: self.rule.index,
@@ -57,7 +65,7 @@ impl Check<'_> {
         self.add(Severity::Error, option, message, fix);
     }
 
-    fn warn(&mut self, option: &'static str, message: String, fix: Option<String>) {
+    pub(super) fn warn(&mut self, option: &'static str, message: String, fix: Option<String>) {
         self.add(Severity::Warning, option, message, fix);
     }
 
@@ -87,9 +95,11 @@ impl Check<'_> {
     fn relation(&mut self, relation: &Relation, rules: &Rules) {
         let table = &relation.table;
         if !self.rule.applies(relation) {
-            let message = format!(
-                "{table} has no primary key, so its rows have no id: it is left out of this rule"
-            );
+            let why = match &*relation.primary_key {
+                [] => "no primary key, so its rows have no id",
+                _ => "a primary key of several columns, which name no channel",
+            };
+            let message = format!("{table} has {why}: it is left out of this rule");
             self.warn("table", message, None);
             return;
         }
@@ -103,6 +113,16 @@ impl Check<'_> {
                 quoted(table)
             );
             self.error("id", format!("{table} has no primary key"), Some(fix));
+            return;
+        }
+        if !self.rule.has_id(relation) {
+            let count = relation.primary_key.len();
+            let message = format!(
+                "{table} has a primary key of {count} columns, and the preset names a row's \
+                 channel by one"
+            );
+            let fix = "id = \"{{ column }}\", with a unique column; or `channels` without `preset`";
+            self.error("id", message, Some(fix.to_owned()));
             return;
         }
         let bound = BoundRule::new(self.rule, relation, &rules.options);
@@ -132,6 +152,7 @@ impl Check<'_> {
         self.soft_delete(relation);
         self.announced_as(relation);
         self.payload(relation);
+        self.public(relation, &bound);
         self.membership(relation);
     }
 
@@ -264,9 +285,12 @@ impl Check<'_> {
                 .map(|(_, column)| name(*column))
                 .collect();
             if !lacking.is_empty() {
+                let instead = match self.rule.model {
+                    Some(_) => "its model goes out without",
+                    None => "`deleted` goes out with the minimal payload",
+                };
                 let message = format!(
-                    "a deleted row of {} does not carry {}: `deleted` goes out with the minimal \
-                     payload",
+                    "a deleted row of {} does not carry {}: {instead}",
                     relation.table,
                     lacking.join(", ")
                 );

@@ -31,11 +31,26 @@ pub struct Config {
     /// rule announces its parent. `on`, `when` and `changed` still ask what
     /// happened to the row. Default: what happened to the row.
     pub action: Option<Action>,
+    /// `resource`: each row on `private-posts.{{ id }}`, and all of them, gathered,
+    /// on `private-posts`. `laravel-model`: channels, events and payload of a model
+    /// that broadcasts its events, as `useEchoModel` hears them. It stands in for
+    /// `channels`, and `laravel-model` also for `event`, `data` and `action`.
+    pub preset: Option<Preset>,
+    /// With `laravel-model`, the class whose table it is. Default:
+    /// `App\Models\Post` for `posts`.
+    pub model: Option<String>,
+    /// With `laravel-model`, what travels of the row beside its key: nothing, if
+    /// it is left out.
+    pub columns: Option<Vec<String>>,
+    /// Columns that look secret and may travel all the same; those that a public
+    /// channel may carry.
+    #[serde(default)]
+    pub reveal: Vec<String>,
     /// Templates, rendered from the row as it was and as it is. A value with a
     /// dot, or with what no channel may hold, is refused; dots come only from an
     /// expression that as a whole ends in `| dotted`, as in
     /// `{{ (type ~ '.' ~ id) | dotted }}`.
-    pub channels: OneOrMany<String>,
+    pub channels: Option<OneOrMany<String>>,
     /// A template or several, each a notification of its own on every channel.
     /// Default: `"{{ Entity }}{{ Action }}"`.
     pub event: Option<OneOrMany<String>>,
@@ -83,6 +98,23 @@ fn window<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>
 
 fn usual_window() -> Option<Duration> {
     Some(Duration::from_millis(250))
+}
+
+/// Channels of a known form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    Resource,
+    LaravelModel,
+}
+
+impl Preset {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Preset::Resource => "resource",
+            Preset::LaravelModel => "laravel-model",
+        }
+    }
 }
 
 /// What becomes of a payload over the endpoint's limit.

@@ -3,7 +3,8 @@
 use super::config::Data;
 use super::expression::Reads;
 use super::template::{BoundTemplate, ParseTemplateError, Part, Template, Unrenderable};
-use super::view::View;
+use super::value::write_json;
+use super::view::{Known, Scope, View};
 use crate::change::Relation;
 use crate::notification::{Shape, write_string};
 
@@ -13,6 +14,9 @@ pub(super) enum DataTemplate {
     Table(Vec<(Box<str>, DataTemplate)>),
     List(Vec<DataTemplate>),
     Template(Template),
+    /// A table of columns under their own names, without those that the row does
+    /// not carry.
+    Columns(Vec<Box<str>>),
     /// JSON that is the same for all rows.
     Literal(Box<str>),
 }
@@ -70,8 +74,22 @@ impl DataTemplate {
 
     pub(super) fn reads(&self) -> Reads {
         let mut reads = Reads::default();
-        self.templates().for_each(|template| reads.merge(&template.reads()));
+        self.add_reads(&mut reads);
         reads
+    }
+
+    fn add_reads(&self, reads: &mut Reads) {
+        match self {
+            DataTemplate::Table(entries) => {
+                entries.iter().for_each(|(_, value)| value.add_reads(reads));
+            }
+            DataTemplate::List(items) => items.iter().for_each(|item| item.add_reads(reads)),
+            DataTemplate::Template(template) => reads.merge(&template.reads()),
+            DataTemplate::Columns(names) => {
+                names.iter().for_each(|name| reads.column(Scope::Row, name));
+            }
+            DataTemplate::Literal(_) => {}
+        }
     }
 
     /// Those in it, whatever they make.
@@ -82,7 +100,7 @@ impl DataTemplate {
             }
             DataTemplate::List(items) => Box::new(items.iter().flat_map(DataTemplate::templates)),
             DataTemplate::Template(template) => Box::new(std::iter::once(template)),
-            DataTemplate::Literal(_) => Box::new(std::iter::empty()),
+            DataTemplate::Columns(_) | DataTemplate::Literal(_) => Box::new(std::iter::empty()),
         }
     }
 
@@ -103,6 +121,7 @@ impl DataTemplate {
                 });
                 texts.sum()
             }
+            DataTemplate::Columns(_) => 2,
             DataTemplate::Literal(json) => json.len(),
         }
     }
@@ -163,6 +182,12 @@ impl DataTemplate {
                 BoundData::List(items.iter().map(|item| item.bind(relation)).collect())
             }
             DataTemplate::Template(template) => BoundData::Template(template.bind(relation)),
+            DataTemplate::Columns(names) => {
+                let columns = names.iter().filter_map(|name| relation.column(name));
+                let named =
+                    columns.map(|column| (json_string(&relation.columns[column].name), column));
+                BoundData::Columns(named.collect())
+            }
             DataTemplate::Literal(json) => BoundData::Literal(json.clone()),
         }
     }
@@ -180,6 +205,8 @@ pub(super) enum BoundData {
     Table(Vec<(Box<str>, BoundData)>),
     List(Vec<BoundData>),
     Template(BoundTemplate),
+    /// Their names as JSON, and which they are.
+    Columns(Vec<(Box<str>, usize)>),
     Literal(Box<str>),
 }
 
@@ -209,8 +236,30 @@ impl BoundData {
                 out.push(']');
             }
             BoundData::Template(template) => template.json(view, out)?,
+            BoundData::Columns(columns) => write_columns(columns, view, out),
             BoundData::Literal(json) => out.push_str(json),
         }
         Ok(())
     }
+}
+
+fn write_columns(columns: &[(Box<str>, usize)], view: &View<'_>, out: &mut String) {
+    let mut before = '{';
+    for (name, column) in columns {
+        let value = view.value(Scope::Row, *column);
+        if value == Known::Unknown {
+            continue;
+        }
+        out.push(before);
+        out.push_str(name);
+        out.push(':');
+        match value {
+            Known::Text(bytes) => {
+                write_json(out, view.change.relation.columns[*column].kind, bytes, view.zone);
+            }
+            _ => out.push_str("null"),
+        }
+        before = ',';
+    }
+    out.push_str(if before == '{' { "{}" } else { "}" });
 }

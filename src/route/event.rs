@@ -11,6 +11,14 @@ pub(super) enum BoundEvent {
     /// By action.
     Constant([Result<EventName, String>; Action::ALL.len()]),
     Template(BoundTemplate),
+    /// A model's, by action. Who listens for one of them does not hear the others,
+    /// so none becomes another by folding.
+    Model([Result<EventName, String>; Action::ALL.len()]),
+    /// What a model fires before that one when it is trashed or restored.
+    BeforeModel {
+        trashed: Result<EventName, String>,
+        updated: Result<EventName, String>,
+    },
 }
 
 impl BoundEvent {
@@ -37,12 +45,39 @@ impl BoundEvent {
         BoundEvent::Constant(names.map(|name| parse_event(&name)))
     }
 
+    /// Those of Laravel's `BroadcastsEvents`, in the order in which they are sent.
+    pub(super) fn of_model(class: &str) -> Vec<BoundEvent> {
+        let name = |happened: &str| parse_event(&format!("{class}{happened}"));
+        vec![
+            BoundEvent::BeforeModel { trashed: name("Trashed"), updated: name("Updated") },
+            BoundEvent::Model(Action::ALL.map(|action| name(action.studly_name()))),
+        ]
+    }
+
+    /// Its index, which is its place unless it says so. The one that every change
+    /// has is 0.
+    pub(super) fn index(&self, place: usize) -> usize {
+        match self {
+            BoundEvent::Constant(_) | BoundEvent::Template(_) => place,
+            BoundEvent::Model(_) => 0,
+            BoundEvent::BeforeModel { .. } => 1,
+        }
+    }
+
+    /// Whether the action has it; `trashed` says that the row stays, deleted.
+    pub(super) fn is_sent(&self, action: Action, trashed: bool) -> bool {
+        match self {
+            BoundEvent::BeforeModel { .. } => trashed || action == Action::Restored,
+            _ => true,
+        }
+    }
+
     pub(super) fn problem(&self) -> Option<&str> {
         match self {
-            BoundEvent::Constant(names) => {
+            BoundEvent::Constant(names) | BoundEvent::Model(names) => {
                 names.iter().find_map(|name| name.as_ref().err().map(String::as_str))
             }
-            BoundEvent::Template(_) => None,
+            BoundEvent::BeforeModel { .. } | BoundEvent::Template(_) => None,
         }
     }
 
@@ -57,7 +92,13 @@ impl BoundEvent {
 
     pub(super) fn name(&self, view: &View<'_>) -> Result<EventName, String> {
         match self {
-            BoundEvent::Constant(names) => names[view.action as usize].clone(),
+            BoundEvent::Constant(names) | BoundEvent::Model(names) => {
+                names[view.action as usize].clone()
+            }
+            BoundEvent::BeforeModel { updated, .. } if view.action == Action::Restored => {
+                updated.clone()
+            }
+            BoundEvent::BeforeModel { trashed, .. } => trashed.clone(),
             BoundEvent::Template(template) => {
                 let mut name = String::new();
                 for part in &template.parts {

@@ -9,7 +9,9 @@ mod problem;
 
 mod check;
 mod needs;
+mod preset;
 mod rule;
+mod secrets;
 
 mod action;
 mod bound;
@@ -35,7 +37,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, Data, OneOrMany, Oversize, Resync, ResyncForm, SoftDelete};
+pub use config::{Config, Data, OneOrMany, Oversize, Preset, Resync, ResyncForm, SoftDelete};
 pub use needs::TableNeeds;
 pub use pattern::{ParsePatternError, TablePattern};
 pub use problem::{Problem, Severity};

@@ -43,7 +43,8 @@ impl Rules {
     }
 
     pub(super) fn needs<'a>(&self, relation: &'a Relation) -> Option<TableNeeds<'a>> {
-        let mut rules = self.rules.iter().filter(|rule| rule.applies(relation)).peekable();
+        let rules = self.rules.iter().filter(|rule| rule.applies(relation));
+        let mut rules = rules.map(|rule| rule.on(relation)).peekable();
         rules.peek()?;
         let mut columns: BTreeSet<usize> = relation.primary_key.iter().copied().collect();
         let mut identity: BTreeMap<usize, String> = BTreeMap::new();
@@ -77,7 +78,7 @@ impl Rules {
     pub fn wanted(&self, relation: &Relation) -> Vec<bool> {
         let mut wanted = vec![false; relation.columns.len()];
         for rule in self.rules.iter().filter(|rule| rule.applies(relation)) {
-            for column in rule.columns(relation) {
+            for column in rule.on(relation).columns(relation) {
                 wanted[column] = true;
             }
         }

@@ -11,7 +11,7 @@ use crate::change::Relation;
 use crate::notification::{EventName, Piece, Reason, write_string};
 
 /// A rule's `resync`, parsed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ResyncTemplate {
     pub may_collapse: bool,
     /// `None`: the usual ones.
@@ -166,6 +166,7 @@ impl<P: Fn(&Part) -> Option<String>> Pieces<P> {
                 self.text.push(']');
             }
             DataTemplate::Template(template) => self.template(template),
+            DataTemplate::Columns(_) => self.text.push_str("{}"),
             DataTemplate::Literal(json) => self.text.push_str(json),
         }
     }

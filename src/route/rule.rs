@@ -8,6 +8,7 @@ use super::channel::ChannelTemplate;
 use super::config::{self, OneOrMany};
 use super::data::DataTemplate;
 use super::expression::{Expression, Reads};
+use super::preset::{self, Preset};
 use super::resync::{self, ResyncTemplate};
 use super::template::{Part, Template, describe};
 use super::view::Scope;
@@ -35,7 +36,7 @@ pub struct Rules {
 }
 
 /// One rule, parsed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Rule {
     pub index: usize,
     pub name: Arc<str>,
@@ -48,6 +49,13 @@ pub(super) struct Rule {
     pub on_is_explicit: bool,
     /// What all of them are announced as, if not as what they are.
     pub action: Option<Action>,
+    /// What is made for each table by [`Rule::on`]: `channels`, and for a model
+    /// `data` and `model`.
+    pub preset: Option<Preset>,
+    /// The model's class without its namespace, whose events it sends.
+    pub model: Option<Box<str>>,
+    /// Columns that may travel though they look secret, or are public.
+    pub reveal: Vec<String>,
     pub channels: Vec<ChannelTemplate>,
     pub events: Vec<Template>,
     /// Whether `event` was written.
@@ -89,7 +97,17 @@ impl Rules {
                 let message = format!("another rule is named {name:?} too");
                 compiler.problem("name", message, Some(format!("name = \"{name}-{uses}\"")));
             }
-            rules.push(compiler.rule(config, &options));
+            if config.preset != Some(config::Preset::Resource) {
+                rules.push(compiler.rule(config, &options));
+                continue;
+            }
+            let [row, list] = preset::resource(config, &unique);
+            rules.push(compiler.rule(row.1, &options));
+            // What is wrong with both is told once.
+            *names.entry(list.0.clone()).or_default() += 1;
+            let mut unheard = Vec::new();
+            let mut compiler = Compiler { index, rule: &list.0, problems: &mut unheard };
+            rules.push(compiler.rule(list.1, &options));
         }
         if problems.is_empty() { Ok(Rules { options, rules }) } else { Err(problems) }
     }
@@ -110,7 +128,7 @@ impl Rule {
     /// so that a rule that was changed with it takes the rows from before. What
     /// only a glob takes, and has no key to name its rows by, is left alone.
     pub(super) fn table_of<'a>(&self, relation: &'a Relation) -> Option<&'a TableName> {
-        let has_id = self.id.is_some() || !relation.primary_key.is_empty();
+        let has_id = self.has_id(relation);
         let mut names = [Some(&relation.table), relation.renamed.as_ref()].into_iter().flatten();
         names.find(|table| self.takes(table) && (has_id || self.names(table)))
     }
@@ -180,14 +198,14 @@ fn default_name(table: &OneOrMany<TablePattern>) -> String {
     patterns.join(", ")
 }
 
-struct Compiler<'a> {
+pub(super) struct Compiler<'a> {
     index: usize,
     rule: &'a str,
     problems: &'a mut Vec<Problem>,
 }
 
 impl Compiler<'_> {
-    fn problem(&mut self, option: &'static str, message: String, fix: Option<String>) {
+    pub(super) fn problem(&mut self, option: &'static str, message: String, fix: Option<String>) {
         self.problems.push(Problem {
             severity: Severity::Error,
             rule_index: self.index,
@@ -212,12 +230,19 @@ impl Compiler<'_> {
             self.problem("changed", message.into(), Some("leave `changed` out".into()));
         }
         let id = config.id.as_deref().and_then(|id| self.id(id));
-        let channels =
-            config.channels.0.iter().filter_map(|text| self.channel(text, options)).collect();
+        let preset = self.preset(&config);
+        let channels = config.channels.iter().flat_map(|channels| &channels.0);
+        let channels = channels.filter_map(|text| self.channel(text, options)).collect();
         let events = match &config.event {
             Some(events) => events.0.iter().filter_map(|text| self.event("event", text)).collect(),
             None => self.event("event", "{{ Entity }}{{ Action }}").into_iter().collect(),
         };
+        if let (Some(Preset::Model(_)), Some(id)) = (&preset, &id)
+            && !matches!(&*id.parts, [Part::Column(Scope::Row, _)])
+        {
+            let message = "a model's key is one column, as it is".into();
+            self.problem("id", message, Some("id = \"{{ uuid }}\"".into()));
+        }
         let membership =
             config.membership.as_deref().and_then(|text| self.condition("where", text));
         if membership.as_ref().is_some_and(|condition| {
@@ -259,6 +284,9 @@ impl Compiler<'_> {
             on_is_explicit: config.on.is_some(),
             on: config.on.unwrap_or_else(|| Action::ALL.to_vec()),
             action: config.action,
+            preset,
+            model: None,
+            reveal: config.reveal,
             channels,
             events,
             event_is_explicit: config.event.is_some(),

@@ -189,7 +189,7 @@ fn a_configuration_that_is_no_rule_says_what_was_expected() {
         ("table = 'posts'\nchannels = 'x'\non = ['saved']", "unknown variant `saved`"),
         ("table = 'posts'\nchannels = 'x'\nlookup = {}", "unknown field `lookup`"),
         ("table = 'posts'\nchannels = 'x'\noversize = 'drop'", "`minimal` or `reject`"),
-        ("table = 'posts'", "missing field `channels`"),
+        ("table = 'posts'\npreset = 'model'", "`resource` or `laravel-model`"),
         ("channels = 'x'", "missing field `table`"),
     ] {
         let error = toml::from_str::<Config>(text).unwrap_err().to_string();
