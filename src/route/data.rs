@@ -169,6 +169,11 @@ impl DataTemplate {
                     None => out.push('*'),
                 }
             }
+            DataTemplate::Columns(names) => {
+                let mut names: Vec<_> = names.iter().map(|name| json_string(name)).collect();
+                names.sort();
+                out.push_str(&format!("{{{}:*}}", names.join(":*,")));
+            }
             DataTemplate::Literal(json) => out.push_str(json),
         }
     }
