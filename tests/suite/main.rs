@@ -18,6 +18,7 @@ mod main_job;
 #[expect(unreachable_pub, reason = "the bench reaches it")]
 mod memory;
 mod network;
+mod parents;
 mod promotion;
 mod readme;
 mod setup;
