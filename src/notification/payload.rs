@@ -3,7 +3,7 @@ use std::mem;
 use std::sync::Arc;
 
 use super::{Action, Notification, escaped_len, write_string};
-use crate::change::{Batch, Relation};
+use crate::change::{Batch, Parent, Relation};
 
 /// What a notification says.
 #[derive(Clone, Debug)]
@@ -53,6 +53,9 @@ pub struct Draft {
     pub first: Arc<Batch>,
     /// The change whose row it is about, likewise.
     pub last: Arc<Batch>,
+    /// What it reads of other tables for that row; `None` for what it does not,
+    /// or is not known.
+    pub parents: Box<[Option<Parent>]>,
     /// What both and those between them changed, if that is known.
     pub changed: Option<Changed>,
     pub render: Arc<dyn Render>,
@@ -137,7 +140,8 @@ impl Draft {
     fn heap_bytes(&self) -> usize {
         let last = if Arc::ptr_eq(&self.first, &self.last) { 0 } else { self.last.heap_bytes() };
         let changed = self.changed.as_ref().map_or(0, Changed::heap_bytes);
-        size_of::<Draft>() + self.first.heap_bytes() + last + changed
+        let parents = self.parents.iter().flatten().map(Parent::heap_bytes).sum::<usize>();
+        size_of::<Draft>() + self.first.heap_bytes() + last + changed + parents
     }
 }
 

@@ -39,10 +39,12 @@ pub enum Reason {
     Gap,
     /// The slot was lost, and its changes with it.
     Slot,
+    /// A row of another table, which a change was to be told by, is not known.
+    Lookup,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 8] = [
+    pub const ALL: [Reason; 9] = [
         Reason::Bulk,
         Reason::Backlog,
         Reason::Age,
@@ -51,6 +53,7 @@ impl Reason {
         Reason::Shed,
         Reason::Gap,
         Reason::Slot,
+        Reason::Lookup,
     ];
 
     /// As in payloads.
@@ -64,6 +67,7 @@ impl Reason {
             Reason::Shed => "shed",
             Reason::Gap => "gap",
             Reason::Slot => "slot",
+            Reason::Lookup => "lookup",
         }
     }
 }

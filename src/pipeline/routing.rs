@@ -1,9 +1,11 @@
+use std::collections::BTreeSet;
+
 use tokio::sync::mpsc;
 use tracing::info;
 
 use super::Error;
 use super::visible::Visible;
-use crate::change::{Batch, Item};
+use crate::change::{Batch, Item, Parents};
 use crate::notification::Handoff;
 use crate::route::{self, Router};
 
@@ -51,9 +53,12 @@ pub(super) async fn route(
 
 fn handoff_of(router: &mut Router, batch: &Batch) -> Result<Handoff, route::Renamed> {
     let mut handoff = Handoff::default();
+    let (parents, mut missing) = (Parents::default(), BTreeSet::new());
     for item in batch.items() {
         match item {
-            Item::Change(change) => router.route(&change, &mut handoff.notifications)?,
+            Item::Change(change) => {
+                router.route(&change, &parents, &mut missing, &mut handoff)?;
+            }
             Item::Truncate { relation, transaction } => {
                 router.truncate(relation, transaction, &mut handoff.resyncs)?;
             }

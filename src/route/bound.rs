@@ -9,6 +9,7 @@ use super::data::BoundData;
 use super::drawing::Drawing;
 use super::event::BoundEvent;
 use super::expression::{BoundExpression, Variable};
+use super::kin::{BoundLookup, Kin};
 use super::names;
 use super::resync;
 use super::router::{Counts, Scratch};
@@ -17,7 +18,7 @@ use super::template::{BoundTemplate, Part, Unrenderable};
 use super::value::write_json;
 use super::view::{Known, Names, Scope, Side, View};
 use super::{Oversize, SoftDelete};
-use crate::change::{Change, Operation, Relation, TableName};
+use crate::change::{Change, Operation, Parents, Relation, TableName};
 use crate::notification::{
     Action, Changed, ChannelName, Measure, Notification, Payload, Refusal, Shape, Terms,
     minimal_may_exceed, write_string,
@@ -48,6 +49,7 @@ pub(super) struct BoundRule {
     oversize: Oversize,
     fixed: Arc<[bool]>,
     soft_delete: BoundSoftDelete,
+    lookups: Arc<[BoundLookup]>,
 }
 
 #[derive(Debug)]
@@ -121,6 +123,8 @@ impl BoundRule {
         let names = Arc::new(Names { entity: entity.clone(), studly, table: table.clone() });
         let fixed: Arc<[bool]> =
             relation.columns.iter().map(|column| is_fixed(&column.name)).collect();
+        let lookups: Arc<[BoundLookup]> =
+            rule.lookups.iter().map(|lookup| BoundLookup::new(lookup, relation)).collect();
         BoundRule {
             terms: Arc::new(terms),
             on: Action::ALL.map(|action| rule.announces(action)),
@@ -140,7 +144,7 @@ impl BoundRule {
                 .map(|columns| columns.iter().map(|name| relation.column(name)).collect()),
             data: rule.data.as_ref().map(|data| data.bind(relation)),
             drawings: rule.data.as_ref().and_then(|data| {
-                Drawing::of_both_rows(data, relation, &names, &fixed, measure, options)
+                Drawing::of_both_rows(data, relation, &names, &fixed, &lookups, measure, options)
             }),
             measure,
             oversize: rule.oversize,
@@ -150,6 +154,7 @@ impl BoundRule {
                 (None, SoftDelete::Column(_)) => BoundSoftDelete::Unknown,
                 (None, _) => BoundSoftDelete::None,
             },
+            lookups,
             names,
         }
     }
@@ -168,10 +173,16 @@ impl BoundRule {
         &self.names.table
     }
 
-    /// Appends what the rule says about the change.
+    /// The parents that it asks for at a change; `None` if it looks nothing up.
+    pub(super) fn kin<'a>(&'a self, parents: &'a Parents) -> Option<Kin<'a>> {
+        (!self.lookups.is_empty()).then(|| Kin::new(&self.lookups, parents))
+    }
+
+    /// Appends what the rule says about the change, as far as `kin` is known.
     pub(super) fn announce(
         &self,
         change: &Change<'_>,
+        kin: Option<&Kin<'_>>,
         options: &Options,
         scratch: &mut Scratch,
         counts: &mut Counts,
@@ -189,12 +200,24 @@ impl BoundRule {
             names: &self.names,
             fixed: &self.fixed,
             zone: &options.timezone,
+            kin,
         };
-        let facts = self.facts(&view);
+        let is_in_trouble = || kin.is_some_and(Kin::is_in_trouble);
+        let membership = self.membership.as_ref();
+        if membership.is_some_and(BoundExpression::looks_up) && !self.may_concern(&view) {
+            return;
+        }
+        let facts = self.facts(&view, membership);
+        if is_in_trouble() {
+            return;
+        }
         for told in decide(facts).into_iter().flatten() {
             let view = View { action: told.action, side: told.side, ..view };
             if !self.on[told.action as usize] || !self.concerns(&view, facts) {
                 continue;
+            }
+            if is_in_trouble() {
+                return;
             }
             let view = View { action: self.action.unwrap_or(told.action), ..view };
             for told in self.by_id(told, &view, scratch).into_iter().flatten() {
@@ -206,9 +229,10 @@ impl BoundRule {
         }
     }
 
-    fn facts(&self, view: &View<'_>) -> Facts {
+    /// Without `membership` every row is one.
+    fn facts(&self, view: &View<'_>, membership: Option<&BoundExpression>) -> Facts {
         let operation = view.change.operation;
-        let member = |side, exists: bool| match &self.membership {
+        let member = |side, exists: bool| match membership {
             Some(condition) if exists => condition.holds(&view.from(side)),
             _ => Some(true),
         };
@@ -233,20 +257,34 @@ impl BoundRule {
         }
     }
 
-    /// Whether `when` and `changed` let it pass.
+    /// Whether `changed` and `when` let it pass.
     fn concerns(&self, view: &View<'_>, facts: Facts) -> bool {
-        if self.when.as_ref().is_some_and(|condition| condition.holds(view) == Some(false)) {
-            return false;
-        }
         // A row that may just have become a member is news, whichever column
         // made it one.
         let sure_member = facts.was_member.is_some() && facts.is_member.is_some();
-        let Some(columns) = self.changed.as_ref().filter(|_| sure_member) else { return true };
-        view.action != Action::Updated
-            || columns.iter().any(|column| match column {
-                Some(column) => view.change.column_changed(*column) != Some(false),
-                None => true,
-            })
+        if let Some(columns) = self.changed.as_ref().filter(|_| sure_member)
+            && view.action == Action::Updated
+        {
+            let is_same = |column| view.change.column_changed(column) == Some(false);
+            if columns.iter().all(|column| column.is_some_and(is_same)) {
+                return false;
+            }
+        }
+        self.when.as_ref().is_none_or(|condition| condition.holds(view) != Some(false))
+    }
+
+    /// Whether the change may be news, whatever `where` says of it.
+    fn may_concern(&self, view: &View<'_>) -> bool {
+        let facts = self.facts(view, None);
+        // What happened to a row that stays is known only by `where`.
+        let stays = facts.operation == Operation::Update && !facts.key_changed;
+        let on = |action| stays || self.on[action as usize];
+        let when =
+            self.when.as_ref().filter(|when| !(when.looks_up() || stays && when.tells_before()));
+        decide(facts).into_iter().flatten().any(|told| {
+            let view = View { action: told.action, side: told.side, ..*view };
+            on(told.action) && when.is_none_or(|condition| condition.holds(&view) != Some(false))
+        })
     }
 
     /// A row that stays but announces another entity than before (a child moved

@@ -212,6 +212,7 @@ impl BoundChannel {
             BoundPart::Variable(_)
             | BoundPart::Column { .. }
             | BoundPart::NoColumn(_)
+            | BoundPart::Parent(_)
             | BoundPart::Block(_) => notification::Part::Value { dotted: false },
         });
         Some(ChannelPattern::new(parts.collect(), class))

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::bound::BoundRule;
+use super::lookup::{RuleLookup, with_keys};
 use super::names;
 use super::preset::Preset;
 use super::resync;
@@ -20,6 +21,7 @@ impl Rules {
         for rule in &self.rules {
             let mut check = Check { rule, problems: &mut problems };
             check.patterns(relations);
+            check.lookups(relations, self);
             for relation in relations.iter().filter(|relation| rule.takes(&relation.table)) {
                 let rule = rule.on(relation);
                 Check { rule: &rule, problems: &mut problems }.relation(relation, self);
@@ -78,17 +80,57 @@ impl Check<'_> {
                 self.warn("table", format!("no table is named like {pattern}"), None);
                 continue;
             };
-            let elsewhere = relations.iter().map(|relation| &relation.table);
-            let elsewhere: Vec<&TableName> =
-                elsewhere.filter(|other| other.name == table.name).collect();
-            let hint = match &*elsewhere {
-                [] => {
-                    let names = relations.iter().map(|relation| &*relation.table.name);
-                    nearest(&table.name, names).map(|name| format!("did you mean {name}?"))
-                }
-                [other, ..] => Some(format!("table = \"{other}\"")),
+            let message = format!("the database has no table {table}");
+            self.error("table", message, instead_of(&table, relations));
+        }
+    }
+
+    /// What is wrong with its lookups apart from its own tables.
+    fn lookups(&mut self, relations: &[Relation], rules: &Rules) {
+        let rule = self.rule;
+        for lookup in &rule.lookups {
+            let RuleLookup { name, table, .. } = lookup;
+            if !lookup.is_read {
+                let message = format!("nothing reads {name}");
+                self.warn("lookup", message, Some(format!("remove [rule.lookup.{name}]")));
+            }
+            let Some(relation) = relations.iter().find(|relation| relation.table == *table) else {
+                let message = format!("{name}: the database has no table {table}");
+                self.error("lookup", message, instead_of(table, relations));
+                continue;
             };
-            self.error("table", format!("the database has no table {table}"), hint);
+            for column in lookup.by.iter().chain(&lookup.columns) {
+                if relation.column(column).is_none() {
+                    let message = format!("{name}: {table} has no column {column}");
+                    self.error("lookup", message, Some(column_instead_of(column, relation)));
+                }
+            }
+            if lookup.by.is_none() && lookup.key_column(relation).is_none() {
+                let message = format!(
+                    "{name}: the primary key of {table} is not one column, so `by` must name a \
+                     unique one"
+                );
+                self.error("lookup", message, Some("by = \"uuid\"".to_owned()));
+            }
+            let needed = lookup.identity_columns(rule, relation);
+            let lacking: Vec<usize> =
+                needed.into_iter().filter(|c| !relation.columns[*c].in_identity).collect();
+            if lookup.decides() {
+                self.identity_of(relation, BTreeMap::from([("lookup", lacking)]), rules);
+            }
+            self.parents_in_channels(lookup, relation);
+        }
+    }
+
+    fn parents_in_channels(&mut self, lookup: &RuleLookup, relation: &Relation) {
+        for part in self.rule.channels.iter().flat_map(|channel| &channel.template.parts) {
+            let Part::Parent(parent) = part else { continue };
+            let read = &self.rule.lookups[parent.lookup];
+            let name = &read.columns[parent.column];
+            if let Some(column) = relation.column(name).filter(|_| read.name == lookup.name) {
+                let shown = format!("{}.{name}", lookup.name);
+                self.channel_column(&shown, relation, relation.columns[column].kind);
+            }
         }
     }
 
@@ -102,6 +144,13 @@ impl Check<'_> {
             let message = format!("{table} has {why}: it is left out of this rule");
             self.warn("table", message, None);
             return;
+        }
+        for lookup in &self.rule.lookups {
+            let name = &lookup.name;
+            if relation.column(name).is_some() {
+                let message = format!("{name} is also a column of {table}");
+                self.error("lookup", message, Some(format!("[rule.lookup.the_{name}]")));
+            }
         }
         if !self.names(relation) {
             return;
@@ -167,16 +216,19 @@ impl Check<'_> {
         for (option, reads) in self.rule.reads() {
             reads.columns.iter().for_each(|(_, name)| need(option, name));
         }
+        for lookup in &self.rule.lookups {
+            lookup.key.reads().columns.iter().for_each(|(_, name)| need("lookup", name));
+        }
         self.rule.changed.iter().flatten().for_each(|name| need("changed", name));
         self.rule.fixed.iter().for_each(|name| need("fixed", name));
         if let SoftDelete::Column(name) = &self.rule.soft_delete {
             need("soft_delete", name);
         }
         for (name, option) in &missing {
-            let columns: Vec<&str> = relation.columns.iter().map(|c| &*c.name).collect();
-            let fix = match nearest(name, columns.iter().copied()) {
-                Some(nearest) => format!("did you mean {nearest}?"),
-                None => format!("its columns are {}", columns.join(", ")),
+            let mut lookups = self.rule.lookups.iter().map(|lookup| &*lookup.name);
+            let fix = match lookups.find(|lookup| nearest(name, [*lookup].into_iter()).is_some()) {
+                Some(lookup) => format!("did you mean {lookup}?"),
+                None => column_instead_of(name, relation),
             };
             let message = format!("{} has no column {name}", relation.table);
             self.error(option, message, Some(fix));
@@ -189,44 +241,62 @@ impl Check<'_> {
         for part in self.rule.channels.iter().flat_map(|channel| &channel.template.parts) {
             let Part::Column(_, name) = part else { continue };
             let Some(column) = relation.column(name) else { continue };
-            let (severity, what) = match relation.columns[column].kind {
-                Kind::Timestamp | Kind::TimestampTz => (Severity::Error, "a timestamp has colons"),
-                Kind::Json => (Severity::Error, "JSON has braces, brackets or quotes"),
-                Kind::Numeric | Kind::Float => (Severity::Warning, "a number may have a dot"),
-                Kind::Bool | Kind::Integer | Kind::Date | Kind::Text => continue,
-            };
-            let message = format!(
-                "{name} of {} does not fit into a channel's name: {what}, and a channel with such \
-                 a value is refused",
-                relation.table
-            );
-            let fix = format!("{{{{ {name} | replace('.', '-') }}}}, or another column");
-            let fix = (severity == Severity::Warning).then_some(fix);
-            self.add(severity, "channels", message, fix);
+            self.channel_column(name, relation, relation.columns[column].kind);
         }
     }
 
+    fn channel_column(&mut self, name: &str, relation: &Relation, kind: Kind) {
+        let (severity, what) = match kind {
+            Kind::Timestamp | Kind::TimestampTz => (Severity::Error, "a timestamp has colons"),
+            Kind::Json => (Severity::Error, "JSON has braces, brackets or quotes"),
+            Kind::Numeric | Kind::Float => (Severity::Warning, "a number may have a dot"),
+            Kind::Bool | Kind::Integer | Kind::Date | Kind::Text => return,
+        };
+        let message = format!(
+            "{name} of {} does not fit into a channel's name: {what}, and a channel with such a \
+             value is refused",
+            relation.table
+        );
+        let fix = format!("{{{{ {name} | replace('.', '-') }}}}, or another column");
+        let fix = (severity == Severity::Warning).then_some(fix);
+        self.add(severity, "channels", message, fix);
+    }
+
     fn identity(&mut self, relation: &Relation, rules: &Rules) {
+        let mut missing: BTreeMap<&'static str, Vec<usize>> = BTreeMap::new();
+        for (column, option) in self.rule.identity_columns(relation) {
+            if !relation.columns[column].in_identity {
+                missing.entry(option).or_default().push(column);
+            }
+        }
+        if self.rule.needs_updates() || self.rule.announces(Action::Deleted) {
+            self.identity_of(relation, missing, rules);
+        }
+    }
+
+    /// `missing` are the columns that an option needs of old rows of a table that
+    /// publishes updates or deletes, and that these do not carry.
+    fn identity_of(
+        &mut self,
+        relation: &Relation,
+        missing: BTreeMap<&'static str, Vec<usize>>,
+        rules: &Rules,
+    ) {
         let Some(needs) = rules.needs(relation) else { return };
         let table = &relation.table;
         let all: Vec<usize> = needs.identity.iter().map(|(column, _)| *column).collect();
-        let mut missing: BTreeMap<&'static str, Vec<&str>> = BTreeMap::new();
-        for (column, option) in self.rule.identity_columns(relation) {
-            if !relation.columns[column].in_identity {
-                missing.entry(option).or_default().push(&relation.columns[column].name);
-            }
-        }
+        let missing: Vec<_> = missing.iter().filter(|(_, columns)| !columns.is_empty()).collect();
         for (option, columns) in &missing {
+            let names: Vec<&str> = columns.iter().map(|c| &*relation.columns[*c].name).collect();
             let message = format!(
                 "needs the old value of {}, which an old row of {table} does not carry",
-                columns.join(", ")
+                names.join(", ")
             );
             self.error(option, message, Some(identity_sql(relation, &all)));
         }
         let has_identity = relation.columns.iter().any(|column| column.in_identity)
             || relation.identity == ReplicaIdentity::Full;
-        let publishes = self.rule.needs_updates() || self.rule.announces(Action::Deleted);
-        if missing.is_empty() && publishes && !has_identity {
+        if missing.is_empty() && !has_identity {
             let message = format!(
                 "{table} has no replica identity: once it is published, Postgres refuses the \
                  application's own UPDATE and DELETE"
@@ -274,7 +344,7 @@ impl Check<'_> {
 
     fn payload(&mut self, relation: &Relation) {
         let Some(data) = &self.rule.data else { return };
-        let reads = data.reads().resolve(relation);
+        let reads = with_keys(&self.rule.lookups, data.reads()).resolve(relation);
         let name = |column: usize| &*relation.columns[column].name;
         if self.rule.announces(Action::Deleted) {
             let lacking: Vec<&str> = reads
@@ -320,6 +390,7 @@ impl Check<'_> {
 
     fn membership(&mut self, relation: &Relation) {
         let Some(condition) = &self.rule.membership else { return };
+        // Those of its lookups' keys must be there in any case.
         let lacking: Vec<&str> = condition
             .reads
             .resolve(relation)
@@ -338,6 +409,26 @@ impl Check<'_> {
             let all: Vec<usize> = reads.iter().map(|(_, column)| *column).collect();
             self.warn("where", message, Some(identity_sql(relation, &all)));
         }
+    }
+}
+
+/// What was perhaps meant by a table that is not there.
+fn instead_of(table: &TableName, relations: &[Relation]) -> Option<String> {
+    let elsewhere = relations.iter().map(|relation| &relation.table);
+    match elsewhere.clone().find(|other| other.name == table.name) {
+        Some(other) => Some(format!("table = \"{other}\"")),
+        None => {
+            let nearest = nearest(&table.name, elsewhere.map(|table| &*table.name));
+            nearest.map(|name| format!("did you mean {name}?"))
+        }
+    }
+}
+
+fn column_instead_of(name: &str, relation: &Relation) -> String {
+    let columns: Vec<&str> = relation.columns.iter().map(|column| &*column.name).collect();
+    match nearest(name, columns.iter().copied()) {
+        Some(nearest) => format!("did you mean {nearest}?"),
+        None => format!("its columns are {}", columns.join(", ")),
     }
 }
 
@@ -383,7 +474,7 @@ fn quote(name: &str) -> String {
 }
 
 /// The name that a typing mistake may have come from.
-fn nearest<'a>(name: &str, among: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(name: &str, among: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let near = among.map(|other| (distance(name, other), other)).min()?;
     (near.0 <= 1 + name.chars().count() / 4).then_some(near.1)
 }

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -88,6 +89,40 @@ pub struct Config {
     /// `deleted_at`, if the table has such a column.
     #[serde(default)]
     pub soft_delete: SoftDelete,
+    /// Rows of other tables, by the names that templates have for them.
+    #[serde(default)]
+    pub lookup: BTreeMap<String, Lookup>,
+}
+
+/// One `[rule.lookup.NAME]`: a row of another table, whose columns are
+/// `{{ NAME.column }}`. NULL where there is no such row.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lookup {
+    /// `users` or `shop.users`. Without a schema: `public`.
+    pub table: TablePattern,
+    /// A template on the rule's own row: `"{{ user_id }}"`, or on another of the
+    /// rule's lookups: `"{{ firewall.server_id }}"`.
+    pub key: String,
+    /// The unique column that the key is looked for in. Default: the primary
+    /// key.
+    pub by: Option<String>,
+    /// Those that templates may name.
+    pub columns: Vec<String>,
+    /// How long a row is used that only `data` reads, unless its table is
+    /// published anyway.
+    #[serde(default = "usual_ttl", deserialize_with = "ttl")]
+    pub ttl: Duration,
+}
+
+const TTL: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+
+fn ttl<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    duration::within(deserializer, TTL)
+}
+
+fn usual_ttl() -> Duration {
+    Duration::from_secs(5)
 }
 
 const WINDOW: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);

@@ -2,6 +2,7 @@
 
 use super::config::Data;
 use super::expression::Reads;
+use super::lookup::Vocabulary;
 use super::template::{BoundTemplate, ParseTemplateError, Part, Template, Unrenderable};
 use super::value::write_json;
 use super::view::{Known, Scope, View};
@@ -21,23 +22,32 @@ pub(super) enum DataTemplate {
     Literal(Box<str>),
 }
 
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum DataError {
     #[error("{path}: {template:?}: {error}")]
-    Template { path: String, template: String, error: ParseTemplateError },
+    Template { path: String, template: String, error: Box<ParseTemplateError> },
     #[error("expected a table, such as {{ post_id = \"{{{{ id }}}}\" }}")]
     NotATable,
 }
 
+impl DataError {
+    pub(super) fn fix(&self) -> Option<String> {
+        match self {
+            DataError::Template { error, .. } => error.fix(),
+            DataError::NotATable => None,
+        }
+    }
+}
+
 impl DataTemplate {
-    pub(super) fn parse(data: Data) -> Result<DataTemplate, DataError> {
+    pub(super) fn parse(data: Data, vocabulary: Vocabulary<'_>) -> Result<DataTemplate, DataError> {
         if !matches!(data, Data::Table(_)) {
             return Err(DataError::NotATable);
         }
-        DataTemplate::node(data, "")
+        DataTemplate::node(data, "", vocabulary)
     }
 
-    fn node(data: Data, path: &str) -> Result<DataTemplate, DataError> {
+    fn node(data: Data, path: &str, vocabulary: Vocabulary<'_>) -> Result<DataTemplate, DataError> {
         let within = |key: &dyn std::fmt::Display| match path {
             "" => key.to_string(),
             path => format!("{path}.{key}"),
@@ -45,24 +55,25 @@ impl DataTemplate {
         Ok(match data {
             Data::Table(entries) => {
                 let entries = entries.into_iter().map(|(key, value)| {
-                    let value = DataTemplate::node(value, &within(&key))?;
+                    let value = DataTemplate::node(value, &within(&key), vocabulary)?;
                     Ok((json_string(&key), value))
                 });
                 DataTemplate::Table(entries.collect::<Result<_, _>>()?)
             }
             Data::List(items) => {
                 let items = items.into_iter().enumerate();
-                let items = items.map(|(index, item)| DataTemplate::node(item, &within(&index)));
+                let items = items
+                    .map(|(index, item)| DataTemplate::node(item, &within(&index), vocabulary));
                 DataTemplate::List(items.collect::<Result<_, _>>()?)
             }
-            Data::Template(text) => match Template::parse(&text) {
+            Data::Template(text) => match Template::parse(&text, vocabulary) {
                 Ok(template) => match &*template.parts {
                     [] => DataTemplate::Literal(json_string("")),
                     [Part::Text(text)] => DataTemplate::Literal(json_string(text)),
                     _ => DataTemplate::Template(template),
                 },
                 Err(error) => {
-                    let path = path.to_owned();
+                    let (path, error) = (path.to_owned(), Box::new(error));
                     return Err(DataError::Template { path, template: text, error });
                 }
             },

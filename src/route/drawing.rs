@@ -7,10 +7,11 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 
 use super::data::{BoundData, DataTemplate};
+use super::kin::{BoundLookup, Kin};
 use super::rule::Options;
 use super::template::Template;
 use super::view::{Names, Side, Since, View};
-use crate::change::{Batch, Relation};
+use crate::change::{Batch, Parents, Relation};
 use crate::notification::{Action, Changed, Draft, Measure, Render};
 
 /// How a rule's payload about one row of a change is drawn.
@@ -19,6 +20,9 @@ pub(super) struct Drawing {
     data: BoundData,
     /// Those that `data` reads, rising.
     columns: Vec<usize>,
+    lookups: Arc<[BoundLookup]>,
+    /// Those of them that `data` reads.
+    parents: Vec<bool>,
     names: Arc<Names>,
     fixed: Arc<[bool]>,
     zone: TimeZone,
@@ -36,18 +40,24 @@ impl Drawing {
         relation: &Relation,
         names: &Arc<Names>,
         fixed: &Arc<[bool]>,
+        lookups: &Arc<[BoundLookup]>,
         measure: Measure,
         options: &Options,
     ) -> Option<[Arc<Drawing>; 2]> {
         if !template.templates().any(Template::tells_before) {
             return None;
         }
-        let reads = template.reads().resolve(relation);
-        let columns: BTreeSet<usize> = reads.into_iter().map(|(_, column)| column).collect();
+        let reads = template.reads();
+        let columns: BTreeSet<usize> =
+            reads.resolve(relation).into_iter().map(|(_, column)| column).collect();
+        let is_read = |lookup| reads.parents.iter().any(|parent| parent.lookup == lookup);
+        let parents: Vec<bool> = (0..lookups.len()).map(is_read).collect();
         let drawing = |side| {
             Arc::new(Drawing {
                 data: template.bind(relation),
                 columns: columns.iter().copied().collect(),
+                lookups: lookups.clone(),
+                parents: parents.clone(),
                 names: names.clone(),
                 fixed: fixed.clone(),
                 zone: options.timezone.clone(),
@@ -62,7 +72,8 @@ impl Drawing {
     /// What the view's payload can be drawn by again.
     pub(super) fn draft(self: &Arc<Self>, view: &View<'_>, changed: Option<Changed>) -> Draft {
         let change = Arc::new(Batch::keep(view.change, &self.columns));
-        Draft { first: change.clone(), last: change, changed, render: self.clone() }
+        let parents = view.kin.map(|kin| kin.keep(view, &self.parents)).unwrap_or_default();
+        Draft { first: change.clone(), last: change, parents, changed, render: self.clone() }
     }
 }
 
@@ -73,6 +84,8 @@ impl Render for Drawing {
         if !Arc::ptr_eq(first.relation, last.relation) {
             return None;
         }
+        let none = Parents::default();
+        let kin = Kin::kept(&self.lookups, &none, &draft.parents);
         let view = View {
             change: &last,
             since: Some(Since { first: &first, changed: draft.changed.as_ref() }),
@@ -81,6 +94,7 @@ impl Render for Drawing {
             names: &self.names,
             fixed: &self.fixed,
             zone: &self.zone,
+            kin: Some(&kin),
         };
         let mut text = String::new();
         self.data.write(&view, &mut text).ok()?;

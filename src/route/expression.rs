@@ -8,8 +8,11 @@ use minijinja::value::Object;
 use minijinja::{Error, ErrorKind, Value};
 
 use super::engine::{self, ENGINE, FUNCTIONS};
+use super::kin::Found;
 use super::lex;
+use super::lookup::{LookupError, ParentColumn, Vocabulary};
 use super::said::said;
+use super::template::describe;
 use super::value::{Numerics, to_engine};
 use super::view::{Known, Scope, View};
 use crate::change::Relation;
@@ -98,38 +101,50 @@ pub(super) struct Reads {
     pub perhaps: BTreeSet<(Scope, Box<str>)>,
     /// `new` or `old` as a whole, for example `old[name]`.
     pub whole: BTreeSet<Scope>,
+    pub parents: BTreeSet<ParentColumn>,
     variables: Vec<Variable>,
 }
 
 impl Reads {
     /// From dotted names, as MiniJinja lists them.
-    pub(super) fn of(names: HashSet<String>, source: &str) -> Reads {
+    fn of(
+        names: HashSet<String>,
+        source: &str,
+        vocabulary: Vocabulary<'_>,
+    ) -> Result<Reads, LookupError> {
         let mut reads = Reads::default();
         for name in &names {
-            reads.add(name, false);
+            reads.add(name, false, vocabulary)?;
         }
         // MiniJinja's list lacks what is sliced: `title[:10]`.
         for name in lex::indexed_names(source) {
-            reads.add(name, true);
+            reads.add(name, true, vocabulary)?;
         }
-        reads
+        Ok(reads)
     }
 
-    fn add(&mut self, dotted: &str, perhaps: bool) {
+    fn add(
+        &mut self,
+        dotted: &str,
+        perhaps: bool,
+        vocabulary: Vocabulary<'_>,
+    ) -> Result<(), LookupError> {
         let mut segments = dotted.split('.');
         let root = segments.next().unwrap_or_default();
         let scope = match root {
             "new" => Scope::New,
             "old" => Scope::Old,
             _ => {
-                if let Some(variable) = Variable::named(root) {
+                if let Some(parent) = vocabulary.column(root, segments.next())? {
+                    self.parents.insert(parent);
+                } else if let Some(variable) = Variable::named(root) {
                     self.variables.push(variable);
                 } else if perhaps || FUNCTIONS.contains(&root) {
                     self.perhaps.insert((Scope::Row, root.into()));
                 } else {
                     self.columns.insert((Scope::Row, root.into()));
                 }
-                return;
+                return Ok(());
             }
         };
         match segments.next() {
@@ -137,6 +152,7 @@ impl Reads {
             Some(column) => self.columns.insert((scope, column.into())),
             None => self.whole.insert(scope),
         };
+        Ok(())
     }
 
     /// Whether it says something of what went before the row as it is.
@@ -156,6 +172,7 @@ impl Reads {
         self.columns.extend(other.columns.iter().cloned());
         self.perhaps.extend(other.perhaps.iter().cloned());
         self.whole.extend(other.whole.iter().copied());
+        self.parents.extend(other.parents.iter().copied());
     }
 
     pub(super) fn column(&mut self, scope: Scope, name: &str) {
@@ -190,13 +207,16 @@ impl Reads {
             name: name.as_ref().into(),
             column: None,
         }));
-        BoundReads { columns, variables: self.variables.clone() }
+        let parents = self.parents.iter().copied().collect();
+        BoundReads { columns, parents, variables: self.variables.clone() }
     }
 }
 
 #[derive(Clone, Debug)]
 struct BoundReads {
     columns: Vec<BoundRead>,
+    /// Those of one lookup beside each other.
+    parents: Vec<ParentColumn>,
     variables: Vec<Variable>,
 }
 
@@ -209,7 +229,7 @@ struct BoundRead {
 }
 
 impl BoundReads {
-    fn context(&self, view: &View<'_>, numerics: Numerics) -> (Value, Arc<Touched>) {
+    fn context(&self, view: &View<'_>, numerics: Numerics) -> (Value, Sight) {
         let touched = Arc::new(Touched::default());
         let fields = |scope: Scope| -> Vec<(Arc<str>, Option<Value>)> {
             let of_scope = self.columns.iter().filter(|read| read.scope == scope);
@@ -240,7 +260,64 @@ impl BoundReads {
                 top.push((name.into(), Some(Value::from_object(row))));
             }
         }
-        (Value::from_object(Fields { fields: top, touched: touched.clone() }), touched)
+        let mut parents = Vec::new();
+        for columns in self.parents.chunk_by(|a, b| a.lookup == b.lookup) {
+            let (name, row) = self.parent(columns, view, numerics);
+            parents.push((columns[0].lookup, row.touched.clone()));
+            top.push((name, Some(Value::from_object(row))));
+        }
+        let top = Fields { fields: top, touched: touched.clone() };
+        (Value::from_object(top), Sight { touched, parents })
+    }
+
+    /// The columns of one lookup's row.
+    fn parent(
+        &self,
+        columns: &[ParentColumn],
+        view: &View<'_>,
+        numerics: Numerics,
+    ) -> (Arc<str>, Fields) {
+        let kin = view.kin.expect("a rule that reads parents has lookups");
+        let lookup = columns[0].lookup;
+        let found = kin.find(view, lookup);
+        let value = |column: usize| match found {
+            Found::Row(row) => Some(match kin.column(row, lookup, column) {
+                Some((kind, text)) => to_engine(kind, text, view.zone, numerics),
+                None => Value::from(()),
+            }),
+            Found::Absent => Some(Value::from(())),
+            Found::Nameless(_) | Found::Trouble(_) => None,
+        };
+        let bound = &kin.lookups[lookup];
+        let fields = columns.iter().map(|column| {
+            let name = bound.columns[column.column].clone();
+            (name, value(column.column))
+        });
+        let row = Fields { fields: fields.collect(), touched: Arc::default() };
+        (bound.name.clone(), row)
+    }
+}
+
+/// What an evaluation came across, and of which parents.
+struct Sight {
+    touched: Arc<Touched>,
+    parents: Vec<(usize, Arc<Touched>)>,
+}
+
+impl Sight {
+    /// Whether something was not known, and whether something was NULL. A parent
+    /// that stands in the way is noted as such.
+    fn settle(&self, view: &View<'_>) -> (bool, bool) {
+        let (mut unknown, mut null) =
+            (self.touched.unknown.load(Relaxed), self.touched.null.load(Relaxed));
+        for (lookup, touched) in &self.parents {
+            null |= touched.null.load(Relaxed);
+            if touched.unknown.load(Relaxed) {
+                unknown = true;
+                view.kin.inspect(|kin| kin.note(view, *lookup));
+            }
+        }
+        (unknown, null)
     }
 }
 
@@ -298,6 +375,23 @@ pub(super) struct Evaluated {
     pub saw_null: bool,
 }
 
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ParseExpressionError {
+    #[error("{}", describe(.0))]
+    Engine(#[from] Error),
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+}
+
+impl ParseExpressionError {
+    pub(super) fn fix(&self) -> Option<String> {
+        match self {
+            ParseExpressionError::Engine(_) => None,
+            ParseExpressionError::Lookup(error) => Some(error.fix()),
+        }
+    }
+}
+
 /// A condition, or what stands between `{{` and `}}`.
 #[derive(Debug)]
 pub(super) struct Expression {
@@ -313,10 +407,13 @@ fn numerics(source: &str) -> Numerics {
 }
 
 impl Expression {
-    pub(super) fn parse(source: &str) -> Result<Expression, Error> {
+    pub(super) fn parse(
+        source: &str,
+        vocabulary: Vocabulary<'_>,
+    ) -> Result<Expression, ParseExpressionError> {
         let compiled = ENGINE.compile_expression_owned(source.to_owned())?;
         check_names(source)?;
-        let reads = Reads::of(compiled.undeclared_variables(true), source);
+        let reads = Reads::of(compiled.undeclared_variables(true), source, vocabulary)?;
         Ok(Expression { compiled, numerics: numerics(source), reads })
     }
 }
@@ -333,6 +430,15 @@ impl BoundExpression {
         BoundExpression { reads: expression.reads.bind(relation), expression: expression.clone() }
     }
 
+    pub(super) fn looks_up(&self) -> bool {
+        !self.expression.reads.parents.is_empty()
+    }
+
+    /// As [`Reads::tells_before`].
+    pub(super) fn tells_before(&self) -> bool {
+        self.expression.reads.tells_before()
+    }
+
     pub(super) fn evaluate(&self, view: &View<'_>) -> Outcome<Evaluated> {
         self.run(view, self.expression.numerics)
     }
@@ -346,13 +452,14 @@ impl BoundExpression {
     }
 
     fn run(&self, view: &View<'_>, numerics: Numerics) -> Outcome<Evaluated> {
-        let (context, touched) = self.reads.context(view, numerics);
+        let (context, sight) = self.reads.context(view, numerics);
         let result = self.expression.compiled.eval(context);
-        if touched.unknown.load(Relaxed) {
+        let (unknown, saw_null) = sight.settle(view);
+        if unknown {
             return Outcome::Unknown;
         }
         match result {
-            Ok(value) => Outcome::Known(Evaluated { value, saw_null: touched.null.load(Relaxed) }),
+            Ok(value) => Outcome::Known(Evaluated { value, saw_null }),
             Err(error) => Outcome::Failed(error),
         }
     }
@@ -385,11 +492,15 @@ pub(super) struct Block {
 const BLOCK: &str = "template";
 
 impl Block {
-    pub(super) fn parse(source: &str) -> Result<Block, Error> {
+    pub(super) fn parse(
+        source: &str,
+        vocabulary: Vocabulary<'_>,
+    ) -> Result<Block, ParseExpressionError> {
         let mut env = ENGINE.clone();
         env.add_template_owned(BLOCK, source.to_owned())?;
         lex::tags(source).try_for_each(check_names)?;
-        let reads = Reads::of(env.get_template(BLOCK)?.undeclared_variables(true), source);
+        let names = env.get_template(BLOCK)?.undeclared_variables(true);
+        let reads = Reads::of(names, source, vocabulary)?;
         let computes = lex::tags(source).any(|tag| numerics(tag) == Numerics::Number);
         let numerics = if computes { Numerics::Number } else { Numerics::Text };
         Ok(Block { env, numerics, reads })
@@ -408,9 +519,10 @@ impl BoundBlock {
     }
 
     pub(super) fn render(&self, view: &View<'_>) -> Outcome<String> {
-        let (context, touched) = self.reads.context(view, self.block.numerics);
+        let (context, sight) = self.reads.context(view, self.block.numerics);
         let result = self.block.env.get_template(BLOCK).and_then(|block| block.render(context));
-        if touched.unknown.load(Relaxed) {
+        let (unknown, _) = sight.settle(view);
+        if unknown {
             return Outcome::Unknown;
         }
         match result {

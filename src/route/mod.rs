@@ -19,6 +19,8 @@ mod channel;
 mod data;
 mod drawing;
 mod event;
+mod kin;
+mod lookup;
 mod resync;
 mod router;
 
@@ -37,7 +39,9 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, Data, OneOrMany, Oversize, Preset, Resync, ResyncForm, SoftDelete};
+pub use config::{
+    Config, Data, Lookup, OneOrMany, Oversize, Preset, Resync, ResyncForm, SoftDelete,
+};
 pub use needs::TableNeeds;
 pub use pattern::{ParsePatternError, TablePattern};
 pub use problem::{Problem, Severity};

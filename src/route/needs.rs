@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::lookup::RuleLookup;
 use super::rule::Rule;
 use super::view::Scope;
 use super::{Rules, SoftDelete};
@@ -13,7 +14,7 @@ use crate::notification::Action;
 #[derive(Debug)]
 pub struct TableNeeds<'a> {
     pub relation: &'a Relation,
-    /// The names of the rules that take it.
+    /// The names of the rules that take it, or that look up in it what decides.
     pub rules: Vec<String>,
     /// Columns that rules name, by index, ascending; with those of the key.
     pub columns: Vec<usize>,
@@ -37,7 +38,8 @@ impl Rules {
         self.rules.iter().map(|rule| &rule.name)
     }
 
-    /// Each table that a rule takes, in the order of `relations`.
+    /// Each table that a rule takes, or looks up in what decides, in the order of
+    /// `relations`.
     pub fn tables<'a>(&self, relations: &'a [Relation]) -> Vec<TableNeeds<'a>> {
         relations.iter().filter_map(|relation| self.needs(relation)).collect()
     }
@@ -45,7 +47,10 @@ impl Rules {
     pub(super) fn needs<'a>(&self, relation: &'a Relation) -> Option<TableNeeds<'a>> {
         let rules = self.rules.iter().filter(|rule| rule.applies(relation));
         let mut rules = rules.map(|rule| rule.on(relation)).peekable();
-        rules.peek()?;
+        let mut deciding = self.lookups_of(relation).filter(|(_, it)| it.decides()).peekable();
+        if rules.peek().is_none() && deciding.peek().is_none() {
+            return None;
+        }
         let mut columns: BTreeSet<usize> = relation.primary_key.iter().copied().collect();
         let mut identity: BTreeMap<usize, String> = BTreeMap::new();
         let (mut insert, mut update, mut delete) = (false, false, false);
@@ -62,6 +67,17 @@ impl Rules {
             update |= rule.needs_updates();
             delete |= rule.announces(Action::Deleted);
         }
+        for (rule, lookup) in deciding {
+            if !names.iter().any(|name| **name == *rule.name) {
+                names.push(rule.name.to_string());
+            }
+            for column in lookup.identity_columns(rule, relation) {
+                identity.entry(column).or_insert_with(|| rule.name.to_string());
+            }
+            (insert, update, delete) = (true, true, true);
+        }
+        // What `data` alone reads is kept right as well, since it is published.
+        columns.extend(self.lookups_of(relation).flat_map(|(_, it)| it.columns_of(relation)));
         Some(TableNeeds {
             relation,
             rules: names,
@@ -82,10 +98,18 @@ impl Rules {
                 wanted[column] = true;
             }
         }
+        for (_, lookup) in self.lookups_of(relation) {
+            lookup.columns_of(relation).for_each(|column| wanted[column] = true);
+        }
         for column in &relation.primary_key {
             wanted[*column] = true;
         }
         wanted
+    }
+
+    fn lookups_of(&self, relation: &Relation) -> impl Iterator<Item = (&Rule, &RuleLookup)> {
+        let all = self.rules.iter().flat_map(|rule| rule.lookups.iter().map(move |it| (rule, it)));
+        all.filter(|(_, lookup)| lookup.is_of(relation))
     }
 }
 
@@ -103,6 +127,10 @@ impl Rule {
         for (_, reads) in self.reads() {
             columns.extend(reads.resolve(relation).into_iter().map(|(_, column)| column));
         }
+        for lookup in &self.lookups {
+            let reads = lookup.key.reads().resolve(relation);
+            columns.extend(reads.into_iter().map(|(_, column)| column));
+        }
         if self.id.is_none() {
             columns.extend(relation.primary_key.iter().copied());
         }
@@ -110,11 +138,15 @@ impl Rule {
         columns
     }
 
+    /// Whether it tells of rows that were there before.
+    pub(super) fn reads_old(&self) -> bool {
+        self.on.iter().any(|action| *action != Action::Created)
+    }
+
     /// Columns that old rows must carry, each with the option that says so.
     pub(super) fn identity_columns(&self, relation: &Relation) -> BTreeMap<usize, &'static str> {
-        let reads_old = self.on.iter().any(|action| *action != Action::Created);
         let mut needed = BTreeMap::new();
-        if !reads_old {
+        if !self.reads_old() {
             return needed;
         }
         let mut need = |column: usize, option| {
@@ -135,6 +167,11 @@ impl Rule {
                 if (scope == Scope::Old && !whole) || (scope == Scope::Row && of_both_rows) {
                     need(column, option);
                 }
+            }
+        }
+        for lookup in self.lookups.iter().filter(|lookup| lookup.decides()) {
+            for (_, column) in lookup.key.reads().resolve(relation) {
+                need(column, "lookup");
             }
         }
         let asks_for_restored = self.on_is_explicit && self.announces(Action::Restored);

@@ -4,6 +4,7 @@ use super::config::Data;
 use super::data::{DataError, DataTemplate};
 use super::event::BoundEvent;
 use super::expression::Variable;
+use super::lookup::Vocabulary;
 use super::rule::Rule;
 use super::template::{Part, Template};
 use super::view::Scope;
@@ -20,7 +21,7 @@ pub(super) struct ResyncTemplate {
     pub data: Option<DataTemplate>,
 }
 
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum ResyncError {
     #[error(
         "{{{{ {name} }}}} is unknown to a resync, which is about no row; expected one of {}",
@@ -45,7 +46,7 @@ pub(super) fn check_event(template: &Template) -> Result<(), ResyncError> {
 }
 
 pub(super) fn parse_data(data: Data) -> Result<DataTemplate, ResyncError> {
-    let data = DataTemplate::parse(data)?;
+    let data = DataTemplate::parse(data, Vocabulary::NONE)?;
     data.templates().try_for_each(|template| check(template, &[REASON, COUNT]))?;
     Ok(data)
 }
@@ -65,7 +66,9 @@ fn check(template: &Template, also: &[&'static str]) -> Result<(), ResyncError> 
         Part::Column(Scope::Row, name) => unknown(name.to_string()),
         Part::Column(Scope::Old, name) => unknown(format!("old.{name}")),
         Part::Column(Scope::New, name) => unknown(format!("new.{name}")),
-        Part::Expression { .. } | Part::Block(_) => Err(ResyncError::Expression { known: known() }),
+        Part::Parent(_) | Part::Expression { .. } | Part::Block(_) => {
+            Err(ResyncError::Expression { known: known() })
+        }
     })
 }
 

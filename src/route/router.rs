@@ -1,10 +1,10 @@
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::Rules;
 use super::bound::BoundRule;
-use crate::change::{Change, Relation, TableName, Transaction};
-use crate::notification::{Notification, Reason, Resync, Terms};
+use crate::change::{Change, ParentKey, Parents, Relation, TableName, Transaction};
+use crate::notification::{Handoff, Reason, Resync, Terms};
 
 /// The rules at work on one session's relations.
 #[derive(Debug)]
@@ -80,18 +80,55 @@ impl Router {
         }
     }
 
-    /// Appends what the rules say about the change, in the rules' order.
+    /// Appends what the rules say about the change, in the rules' order: its
+    /// notifications, or a resync where a parent cannot be known. A rule that
+    /// needs a parent that `parents` lacks says nothing and adds it to
+    /// `missing`; then all is to be routed again.
     ///
     /// # Errors
     /// At every change of a table that a rule lost by its new name.
     pub fn route(
         &mut self,
         change: &Change<'_>,
-        out: &mut Vec<Notification>,
+        parents: &Parents,
+        missing: &mut BTreeSet<ParentKey>,
+        out: &mut Handoff,
     ) -> Result<(), Renamed> {
         let Router { rules, tables, scratch, counts } = self;
         for rule in &table_of(rules, tables, change.relation)?.rules {
-            rule.announce(change, &rules.options, scratch, counts, out);
+            let Some(kin) = rule.kin(parents) else {
+                rule.announce(
+                    change,
+                    None,
+                    &rules.options,
+                    scratch,
+                    counts,
+                    &mut out.notifications,
+                );
+                continue;
+            };
+            let (said, counted) = (out.notifications.len(), *counts);
+            rule.announce(
+                change,
+                Some(&kin),
+                &rules.options,
+                scratch,
+                counts,
+                &mut out.notifications,
+            );
+            let Some(trouble) = kin.into_trouble() else { continue };
+            out.notifications.truncate(said);
+            *counts = counted;
+            if trouble.missing.is_empty() {
+                out.resyncs.push(Resync {
+                    terms: rule.terms().clone(),
+                    reason: Reason::Lookup,
+                    count: Some(1),
+                    position: Some(change.transaction.position),
+                    at: change.transaction.at,
+                });
+            }
+            missing.extend(trouble.missing);
         }
         Ok(())
     }

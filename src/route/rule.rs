@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,12 +9,13 @@ use super::channel::ChannelTemplate;
 use super::config::{self, OneOrMany};
 use super::data::DataTemplate;
 use super::expression::{Expression, Reads};
+use super::lookup::{self, RuleLookup, Vocabulary};
 use super::preset::{self, Preset};
 use super::resync::{self, ResyncTemplate};
-use super::template::{Part, Template, describe};
+use super::template::{Part, Template};
 use super::view::Scope;
 use super::{Config, Oversize, Problem, Severity, SoftDelete, TablePattern};
-use crate::change::{Relation, TableName};
+use crate::change::{Lookup, Relation, TableName};
 use crate::notification::{Action, EventName, WindowBy};
 
 /// What all rules have in common.
@@ -33,6 +35,7 @@ pub struct Options {
 pub struct Rules {
     pub(super) options: Options,
     pub(super) rules: Vec<Rule>,
+    lookups: Vec<Lookup>,
 }
 
 /// One rule, parsed.
@@ -71,6 +74,7 @@ pub(super) struct Rule {
     pub resync: ResyncTemplate,
     pub fixed: Vec<String>,
     pub soft_delete: SoftDelete,
+    pub lookups: Vec<RuleLookup>,
 }
 
 impl Rules {
@@ -82,7 +86,7 @@ impl Rules {
         let mut problems = Vec::new();
         let mut rules: Vec<Rule> = Vec::with_capacity(configs.len());
         let mut names: HashMap<String, usize> = HashMap::new();
-        for (index, config) in configs.into_iter().enumerate() {
+        for (index, mut config) in configs.into_iter().enumerate() {
             let (name, is_explicit) = match &config.name {
                 Some(name) => (name.clone(), true),
                 None => (default_name(&config.table), false),
@@ -90,7 +94,10 @@ impl Rules {
             let uses = names.entry(name.clone()).or_default();
             *uses += 1;
             let unique = if *uses > 1 { format!("{name} ({uses})") } else { name.clone() };
-            let mut compiler = Compiler { index, rule: &unique, problems: &mut problems };
+            let lookups = mem::take(&mut config.lookup);
+            let vocabulary = Vocabulary(&lookups);
+            let mut compiler =
+                Compiler { index, rule: &unique, vocabulary, problems: &mut problems };
             if name.trim().is_empty() {
                 compiler.problem("name", "it is empty".into(), None);
             } else if *uses > 1 && is_explicit {
@@ -106,10 +113,21 @@ impl Rules {
             // What is wrong with both is told once.
             *names.entry(list.0.clone()).or_default() += 1;
             let mut unheard = Vec::new();
-            let mut compiler = Compiler { index, rule: &list.0, problems: &mut unheard };
+            let mut compiler =
+                Compiler { index, rule: &list.0, vocabulary, problems: &mut unheard };
             rules.push(compiler.rule(list.1, &options));
         }
-        if problems.is_empty() { Ok(Rules { options, rules }) } else { Err(problems) }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let lookups = lookup::merge(&mut rules);
+        Ok(Rules { options, rules, lookups })
+    }
+
+    /// All that the rules look up in other tables; a
+    /// [`LookupId`](crate::change::LookupId) counts these.
+    pub fn lookups(&self) -> &[Lookup] {
+        &self.lookups
     }
 }
 
@@ -180,7 +198,7 @@ impl Rule {
         }
     }
 
-    /// What the options read, each on its own.
+    /// What the options read, each on its own, without the keys of lookups.
     pub(super) fn reads(&self) -> Vec<(&'static str, Reads)> {
         let mut reads = Vec::new();
         reads.extend(self.id.iter().map(|id| ("id", id.reads())));
@@ -201,6 +219,7 @@ fn default_name(table: &OneOrMany<TablePattern>) -> String {
 pub(super) struct Compiler<'a> {
     index: usize,
     rule: &'a str,
+    pub vocabulary: Vocabulary<'a>,
     problems: &'a mut Vec<Problem>,
 }
 
@@ -255,10 +274,10 @@ impl Compiler<'_> {
             self.problem("where", message.into(), None);
         }
         let when = config.when.as_deref().and_then(|text| self.condition("when", text));
-        let data = config.data.and_then(|data| match DataTemplate::parse(data) {
+        let data = config.data.and_then(|data| match DataTemplate::parse(data, self.vocabulary) {
             Ok(data) => Some(data),
             Err(error) => {
-                self.problem("data", error.to_string(), None);
+                self.problem("data", error.to_string(), error.fix());
                 None
             }
         });
@@ -275,7 +294,8 @@ impl Compiler<'_> {
             self.problem("coalesce_by", message.into(), Some("coalesce = \"250ms\"".into()));
         }
         let resync = self.resync(config.resync);
-        Rule {
+        let lookups = self.lookups();
+        let mut rule = Rule {
             index: self.index,
             name: self.rule.into(),
             tables: config.table.0,
@@ -300,14 +320,17 @@ impl Compiler<'_> {
             resync,
             fixed: config.fixed,
             soft_delete: config.soft_delete,
-        }
+            lookups,
+        };
+        lookup::note_readers(&mut rule);
+        rule
     }
 
     fn template(&mut self, option: &'static str, text: &str) -> Option<Template> {
-        let template = match Template::parse(text) {
+        let template = match Template::parse(text, self.vocabulary) {
             Ok(template) => template,
             Err(error) => {
-                self.problem(option, format!("{text:?}: {error}"), None);
+                self.problem(option, format!("{text:?}: {error}"), error.fix());
                 return None;
             }
         };
@@ -390,10 +413,10 @@ impl Compiler<'_> {
             self.problem(option, message, Some(format!("{option} = \"{bare}\"")));
             return None;
         }
-        match Expression::parse(text) {
+        match Expression::parse(text, self.vocabulary) {
             Ok(expression) => Some(Arc::new(expression)),
             Err(error) => {
-                self.problem(option, format!("{text:?}: {}", describe(&error)), None);
+                self.problem(option, format!("{text:?}: {error}"), error.fix());
                 None
             }
         }

@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use minijinja::Error;
 
-use super::expression::{Block, BoundBlock, BoundExpression, Expression, Outcome, Reads, Variable};
+use super::expression::{
+    Block, BoundBlock, BoundExpression, Expression, Outcome, ParseExpressionError, Reads, Variable,
+};
 use super::lex::{closing, is_identifier, last_filter, words};
+use super::lookup::{LookupError, ParentColumn, Vocabulary};
 use super::value::{write_engine_json, write_engine_text, write_json, write_text};
 use super::view::{Known, Scope, View};
 use crate::change::{Kind, Relation};
@@ -21,6 +24,7 @@ pub(super) enum Part {
     Text(Box<str>),
     Variable(Variable),
     Column(Scope, Box<str>),
+    Parent(ParentColumn),
     Expression {
         expression: Arc<Expression>,
         /// Whether it says itself what NULL becomes.
@@ -34,24 +38,41 @@ pub(super) enum Part {
     Block(Arc<Block>),
 }
 
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum ParseTemplateError {
     #[error("`{{{{` at character {0} is never closed by `}}}}`")]
     Unclosed(usize),
     #[error("`{{{{ }}}}` at character {0} is empty, expected a column or an expression")]
     Empty(usize),
-    #[error("{message} in `{{{{ {expression} }}}}`")]
-    Expression { expression: String, message: String },
-    #[error("{0}")]
-    Block(String),
+    #[error("{error} in `{{{{ {expression} }}}}`")]
+    Expression { expression: String, error: ParseExpressionError },
+    #[error(transparent)]
+    Block(#[from] ParseExpressionError),
+}
+
+impl ParseTemplateError {
+    fn lookup(expression: &str, error: LookupError) -> ParseTemplateError {
+        ParseTemplateError::Expression { expression: expression.into(), error: error.into() }
+    }
+
+    pub(super) fn fix(&self) -> Option<String> {
+        match self {
+            ParseTemplateError::Unclosed(_) | ParseTemplateError::Empty(_) => None,
+            ParseTemplateError::Expression { error, .. } | ParseTemplateError::Block(error) => {
+                error.fix()
+            }
+        }
+    }
 }
 
 impl Template {
-    pub(super) fn parse(source: &str) -> Result<Template, ParseTemplateError> {
+    pub(super) fn parse(
+        source: &str,
+        vocabulary: Vocabulary<'_>,
+    ) -> Result<Template, ParseTemplateError> {
         let blocks = ["{%", "{#", "{{-", "-}}", "{{+", "+}}"];
         if blocks.iter().any(|mark| source.contains(mark)) {
-            let block =
-                Block::parse(source).map_err(|e| ParseTemplateError::Block(describe(&e)))?;
+            let block = Block::parse(source, vocabulary)?;
             return Ok(Template { parts: vec![Part::Block(Arc::new(block))] });
         }
         let mut parts = Vec::new();
@@ -67,7 +88,7 @@ impl Template {
             if expression.is_empty() {
                 return Err(ParseTemplateError::Empty(at));
             }
-            parts.push(Part::parse(expression)?);
+            parts.push(Part::parse(expression, vocabulary)?);
             rest = &inside[close + 2..];
         }
         if !rest.is_empty() {
@@ -82,6 +103,7 @@ impl Template {
             match part {
                 Part::Text(_) | Part::Variable(_) => {}
                 Part::Column(scope, name) => reads.column(*scope, name),
+                Part::Parent(column) => drop(reads.parents.insert(*column)),
                 Part::Expression { expression, .. } => reads.merge(&expression.reads),
                 Part::Block(block) => reads.merge(&block.reads),
             }
@@ -93,7 +115,7 @@ impl Template {
     /// folding changes what it says.
     pub(super) fn tells_before(&self) -> bool {
         self.parts.iter().any(|part| match part {
-            Part::Text(_) => false,
+            Part::Text(_) | Part::Parent(_) => false,
             Part::Variable(variable) => variable.tells_before(),
             Part::Column(scope, _) => *scope == Scope::Old,
             Part::Expression { expression, .. } => expression.reads.tells_before(),
@@ -104,7 +126,7 @@ impl Template {
     /// Whether it says how the row was before, or what changed in it.
     pub(super) fn tells_old(&self) -> bool {
         self.parts.iter().any(|part| match part {
-            Part::Text(_) => false,
+            Part::Text(_) | Part::Parent(_) => false,
             Part::Variable(variable) => *variable == Variable::Changed,
             Part::Column(scope, _) => *scope == Scope::Old,
             Part::Expression { expression, .. } => expression.reads.tells_old(),
@@ -122,14 +144,17 @@ impl Template {
 }
 
 impl Part {
-    fn parse(source: &str) -> Result<Part, ParseTemplateError> {
+    fn parse(source: &str, vocabulary: Vocabulary<'_>) -> Result<Part, ParseTemplateError> {
         if is_identifier(source)
+            && !vocabulary.has(source)
             && !["true", "false", "none", "True", "False", "None"].contains(&source)
         {
             return Ok(match Variable::named(source) {
-                Some(Variable::Changed | Variable::Context) => Part::expression(source)?,
+                Some(Variable::Changed | Variable::Context) => {
+                    Part::expression(source, vocabulary)?
+                }
                 Some(variable) => Part::Variable(variable),
-                None if source == "new" || source == "old" => Part::expression(source)?,
+                None if source == "new" || source == "old" => Part::expression(source, vocabulary)?,
                 None => Part::Column(Scope::Row, source.into()),
             });
         }
@@ -140,14 +165,18 @@ impl Part {
             Some(("old", column)) if is_identifier(column) => {
                 Ok(Part::Column(Scope::Old, column.into()))
             }
-            _ => Part::expression(source),
+            Some((lookup, column)) if vocabulary.has(lookup) && is_identifier(column) => {
+                let parent = vocabulary.column(lookup, Some(column));
+                let parent = parent.map_err(|error| ParseTemplateError::lookup(source, error))?;
+                Ok(Part::Parent(parent.expect("the lookup is there")))
+            }
+            _ => Part::expression(source, vocabulary),
         }
     }
 
-    fn expression(source: &str) -> Result<Part, ParseTemplateError> {
-        let expression = Expression::parse(source).map_err(|error| {
-            ParseTemplateError::Expression { expression: source.into(), message: describe(&error) }
-        })?;
+    fn expression(source: &str, vocabulary: Vocabulary<'_>) -> Result<Part, ParseTemplateError> {
+        let expression = Expression::parse(source, vocabulary)
+            .map_err(|error| ParseTemplateError::Expression { expression: source.into(), error })?;
         let words = words(source);
         let has = |names: &[&str]| words.iter().any(|word| names.contains(&&**word));
         Ok(Part::Expression {
@@ -167,6 +196,7 @@ impl Part {
                 }
                 None => BoundPart::NoColumn(name.clone()),
             },
+            Part::Parent(column) => BoundPart::Parent(*column),
             Part::Expression { expression, minds_null, dotted } => BoundPart::Expression {
                 expression: BoundExpression::new(expression, relation),
                 minds_null: *minds_null,
@@ -194,6 +224,7 @@ pub(super) enum BoundPart {
     },
     /// The relation has no such column (yet).
     NoColumn(Box<str>),
+    Parent(ParentColumn),
     Expression {
         expression: BoundExpression,
         minds_null: bool,
@@ -227,6 +258,10 @@ impl BoundTemplate {
                 Known::Text(bytes) => write_json(out, *kind, bytes, view.zone),
                 Known::Unknown => return Err(unknown_column(view, *index)),
             },
+            [BoundPart::Parent(column)] => match view.parent(*column)? {
+                None => out.push_str("null"),
+                Some((kind, bytes)) => write_json(out, kind, bytes, view.zone),
+            },
             [BoundPart::Expression { expression, .. }] => match expression.evaluate(view) {
                 Outcome::Known(evaluated) => {
                     write_engine_json(out, &evaluated.value).ok_or_else(|| {
@@ -258,6 +293,10 @@ impl BoundPart {
             BoundPart::NoColumn(name) => {
                 return Err(Unrenderable(format!("the table has no column {name}")));
             }
+            BoundPart::Parent(column) => match view.parent(*column)? {
+                None => return Ok(Printed::Null),
+                Some((kind, bytes)) => write_text(out, kind, bytes, view.zone),
+            },
             BoundPart::Expression { expression, minds_null, .. } => {
                 match expression.evaluate(view) {
                     Outcome::Known(evaluated) => {
@@ -278,6 +317,28 @@ impl BoundPart {
                 outcome => return Err(unrenderable(outcome)),
             },
         }
+        Ok(Printed::Value)
+    }
+
+    /// As [`BoundPart::text`], but a column as Postgres has it, to be looked for.
+    pub(super) fn raw_text(
+        &self,
+        view: &View<'_>,
+        out: &mut String,
+    ) -> Result<Printed, Unrenderable> {
+        let bytes = match self {
+            BoundPart::Column { scope, index, .. } => match view.value(*scope, *index) {
+                Known::Null => return Ok(Printed::Null),
+                Known::Text(bytes) => bytes,
+                Known::Unknown => return Err(unknown_column(view, *index)),
+            },
+            BoundPart::Parent(column) => match view.parent(*column)? {
+                None => return Ok(Printed::Null),
+                Some((_, bytes)) => bytes,
+            },
+            part => return part.text(view, out),
+        };
+        out.push_str(&String::from_utf8_lossy(bytes));
         Ok(Printed::Value)
     }
 }

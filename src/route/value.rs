@@ -137,6 +137,13 @@ pub(super) fn write_engine_text(out: &mut String, value: &Engine) -> Option<()> 
 fn is_safe_integer(text: &str) -> bool {
     text.parse::<i64>().is_ok_and(|number| number.unsigned_abs() <= MAX_SAFE_INTEGER)
         && !text.starts_with('+')
+        && !has_leading_zero(text)
+}
+
+/// Postgres has none, and neither has JSON.
+fn has_leading_zero(text: &str) -> bool {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    digits.len() > 1 && digits.starts_with('0')
 }
 
 /// Postgres prints `1e+20` and `0.5`, which JSON has too, but also `NaN`.
@@ -167,6 +174,8 @@ mod tests {
             (Kind::Integer, "9007199254740992", "\"9007199254740992\""),
             (Kind::Integer, "-9223372036854775808", "\"-9223372036854775808\""),
             (Kind::Integer, "+1", "\"+1\""),
+            (Kind::Integer, "00", "\"00\""),
+            (Kind::Integer, "-0", "-0"),
             (Kind::Float, "0.5", "0.5"),
             (Kind::Float, "1e+20", "1e+20"),
             (Kind::Float, "NaN", "\"NaN\""),

@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 
+use super::kin::{Kin, ParentText};
+use super::lookup::ParentColumn;
+use super::template::Unrenderable;
 use crate::change::{Change, Operation, TableName, Value};
 use crate::notification::{Action, Changed};
 
@@ -60,6 +63,8 @@ pub(super) struct View<'a> {
     /// Columns that never change, by index.
     pub fixed: &'a [bool],
     pub zone: &'a TimeZone,
+    /// `None`: the rule looks nothing up.
+    pub kin: Option<&'a Kin<'a>>,
 }
 
 impl<'a> View<'a> {
@@ -95,6 +100,12 @@ impl<'a> View<'a> {
                 old => old,
             },
         }
+    }
+
+    /// The column of the parent of the row that it is about.
+    pub(super) fn parent(&self, column: ParentColumn) -> Result<ParentText<'a>, Unrenderable> {
+        let kin = self.kin.expect("a rule that reads parents has lookups");
+        kin.value(self, column)
     }
 
     /// Whether the row went on as the same row with other values.

@@ -8,9 +8,11 @@ use jiff::tz::TimeZone;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 
-use super::notifications;
+use super::route_with;
 use super::rows::{Table, batch_within, fields};
-use crate::change::{Position, Timestamp};
+use crate::change::{
+    Lookup, LookupId, Parent, ParentKey, ParentRow, Parents, Position, Relation, Timestamp,
+};
 use crate::notification::{Notification, Reason, Resync};
 use crate::route::{Config, Options, Problem, Router, Rules, Severity};
 
@@ -28,6 +30,9 @@ struct File {
     #[serde(default)]
     rule: toml::Table,
     table: Table,
+    /// Those that are looked up.
+    #[serde(default)]
+    parent: Vec<Table>,
     #[serde(default)]
     case: Vec<Case>,
     #[serde(default)]
@@ -58,6 +63,15 @@ struct Case {
     new: Option<String>,
     /// JSON: what its transaction said of itself.
     context: Option<String>,
+    /// JSON: what is known of looked-up tables, `{"users":{"5":{…}}}`. Instead of
+    /// a row, `null`: there is none, `"unknown"`: it cannot be known.
+    parents: Option<String>,
+    /// What must be read first, such as `users 5`.
+    #[serde(default)]
+    missing: Vec<String>,
+    /// Whether a resync says it all.
+    #[serde(default)]
+    resync: bool,
     /// JSON: the notifications in order, each with the fields to compare.
     /// `refusal` and `partial` are always compared.
     expect: String,
@@ -145,9 +159,58 @@ impl Case {
         let old = self.old.as_ref().map(|row| fields(&relation, row));
         let new = self.new.as_ref().map(|row| fields(&relation, row));
         let rules = compile(file, &self.rule).unwrap_or_else(|problems| panic!("{problems:#?}"));
+        let rules = Arc::new(rules);
         let batch = batch_within(self.context.as_deref(), &relation, old, new);
-        compare(&self.expect, &notifications(rules, &batch));
+        let parents = file.parents(rules.lookups(), self.parents.as_deref());
+        let name =
+            |key: &ParentKey| format!("{} {}", rules.lookups()[key.lookup.0].table.name, key.key);
+        let (told, missing) = route_with(&mut Router::new(rules.clone()), &batch, &parents);
+        assert_eq!(missing.iter().map(name).collect::<Vec<_>>(), self.missing);
+        let reasons: Vec<Reason> = told.resyncs.iter().map(|resync| resync.reason).collect();
+        assert_eq!(reasons, if self.resync { vec![Reason::Lookup] } else { vec![] });
+        compare(&self.expect, &told.notifications);
     }
+}
+
+impl File {
+    fn relations(&self, relation: Relation) -> Vec<Relation> {
+        let parents = self.parent.iter().map(|table| table.relation(None));
+        std::iter::once(relation).chain(parents).collect()
+    }
+
+    fn parents(&self, lookups: &[Lookup], known: Option<&str>) -> Parents {
+        let known: Map<String, Json> = known.map_or_else(Map::new, |known| {
+            serde_json::from_str(known).unwrap_or_else(|e| panic!("{e}: {known}"))
+        });
+        let relations = self.parent.iter().map(|table| table.relation(None));
+        let relations: Vec<Relation> = relations.collect();
+        let mut parents = Parents::default();
+        for (index, lookup) in lookups.iter().enumerate() {
+            let relation = relations.iter().find(|it| it.table == lookup.table).expect("a parent");
+            let rows = known.get(&*lookup.table.name).and_then(Json::as_object);
+            for (key, row) in rows.into_iter().flatten() {
+                let parent = match row {
+                    Json::Null => Parent::Absent,
+                    Json::String(_) => Parent::Unknown,
+                    row => Parent::Row(Arc::new(parent_row(relation, lookup, &row.to_string()))),
+                };
+                let lookup = LookupId(index);
+                parents.put(ParentKey { lookup, key: key.as_str().into() }, parent);
+            }
+        }
+        parents
+    }
+}
+
+/// The lookup's columns of a row.
+pub(super) fn parent_row(relation: &Relation, lookup: &Lookup, row: &str) -> ParentRow {
+    let fields = fields(relation, row);
+    let value = |name: &str| {
+        let column = relation.column(name).expect("the parent has the column");
+        let text = fields[column].clone().expect("a parent is whole");
+        (relation.columns[column].kind, text.map(Into::into))
+    };
+    ParentRow { values: lookup.columns.iter().map(|name| value(name)).collect() }
 }
 
 fn compare(expect: &str, told: &[Notification]) {
@@ -198,7 +261,7 @@ impl Refused {
         }
         let relation = table.relation(self.identity.as_ref());
         let problems = match compile(file, &self.rule) {
-            Ok(rules) => rules.check(&[relation]),
+            Ok(rules) => rules.check(&file.relations(relation)),
             Err(problems) => problems,
         };
         let severity = match self.severity.as_deref() {

@@ -5,6 +5,7 @@ mod folds;
 mod hostile;
 mod rows;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use jiff::tz::TimeZone;
 
 use self::rows::{Table, batch, fields};
 use super::{Config, Options, Renamed, Router, Rules};
-use crate::change::{Batch, Item, Relation, TableName};
-use crate::notification::{Notification, WindowBy};
+use crate::change::{Batch, Item, ParentKey, Parents, Relation, TableName};
+use crate::notification::{Handoff, Notification, WindowBy};
 
 fn posts(columns: &[&str]) -> Arc<Relation> {
     let table = Table {
@@ -30,14 +31,25 @@ fn rules(config: toml::Table) -> Rules {
     Rules::compile(vec![config.try_into().unwrap()], options).unwrap()
 }
 
-fn route_all(router: &mut Router, batch: &Batch) -> Vec<Notification> {
-    let mut told = Vec::new();
+/// What is said with these parents, and which must be read first.
+fn route_with(
+    router: &mut Router,
+    batch: &Batch,
+    parents: &Parents,
+) -> (Handoff, BTreeSet<ParentKey>) {
+    let (mut told, mut missing) = (Handoff::default(), BTreeSet::new());
     for item in batch.items() {
         if let Item::Change(change) = item {
-            router.route(&change, &mut told).unwrap();
+            router.route(&change, parents, &mut missing, &mut told).unwrap();
         }
     }
-    told
+    (told, missing)
+}
+
+fn route_all(router: &mut Router, batch: &Batch) -> Vec<Notification> {
+    let (told, missing) = route_with(router, batch, &Parents::default());
+    assert!(missing.is_empty(), "{missing:?}");
+    told.notifications
 }
 
 fn notifications(rules: Rules, batch: &Batch) -> Vec<Notification> {
@@ -119,9 +131,10 @@ fn a_table_that_a_rule_lost_by_its_new_name_is_held_back_at_every_change() {
     let after = renamed(&before, "articles", None);
     let row = || batch(&after, None, Some(fields(&after, r#"{"id":1}"#)));
     let try_route = |router: &mut Router, batch: &Batch| {
-        let mut told = Vec::new();
+        let (mut told, mut missing) = (Handoff::default(), BTreeSet::new());
         let Some(Item::Change(change)) = batch.items().next() else { panic!("a change") };
-        router.route(&change, &mut told).map(|()| told.len())
+        let routed = router.route(&change, &Parents::default(), &mut missing, &mut told);
+        routed.map(|()| told.notifications.len())
     };
     let lost = Renamed {
         rule: "posts".into(),
@@ -187,7 +200,7 @@ fn a_configuration_that_is_no_rule_says_what_was_expected() {
         ("table = 'a.b.c'\nchannels = 'x'", "more than one dot"),
         ("table = 'posts'\nchannels = 'x'\nsoft_delete = true", "a column's name or false"),
         ("table = 'posts'\nchannels = 'x'\non = ['saved']", "unknown variant `saved`"),
-        ("table = 'posts'\nchannels = 'x'\nlookup = {}", "unknown field `lookup`"),
+        ("table = 'posts'\nchannels = 'x'\nlookups = {}", "unknown field `lookups`"),
         ("table = 'posts'\nchannels = 'x'\noversize = 'drop'", "`minimal` or `reject`"),
         ("table = 'posts'\npreset = 'model'", "`resource` or `laravel-model`"),
         ("channels = 'x'", "missing field `table`"),
