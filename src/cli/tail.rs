@@ -1,12 +1,16 @@
 //! `rowcast tail`: notifications as they would be sent.
 
-use std::io;
+use std::io::{self, Write};
 use std::process;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
 
 use super::{Global, rules, signal};
 use crate::config::OnSlotLoss;
-use crate::deliver::{ByteSize, Deliver, Format, Sink, Stdout};
+use crate::deliver::{ByteSize, Deliver, Format, Sink, Stdout, Tally};
+use crate::duration;
 use crate::pipeline::{self, Slot};
 
 /// Prints each notification as it would be sent, from now on
@@ -18,18 +22,38 @@ use crate::pipeline::{self, Slot};
 #[command(after_help = "\
 Examples:
   rowcast tail
-  rowcast tail --json | jq .channels")]
+  rowcast tail --json | jq .channels
+  rowcast tail --for 10m > /dev/null     how many messages a day will it be?")]
 pub(super) struct Args {
     /// Print one JSON object for each notification
     #[arg(long)]
     json: bool,
+    /// Stop after so long, and estimate how many messages `run` sends a day
+    ///
+    /// On stderr; with --json it is the last line. Notifications are printed
+    /// each, and counted as they are sent: changes of one row within `coalesce`
+    /// as one.
+    #[arg(long = "for", value_name = "DURATION", value_parser = length)]
+    length: Option<Duration>,
+}
+
+fn length(text: &str) -> Result<Duration, String> {
+    duration::parse(text)
+        .filter(|length| !length.is_zero())
+        .ok_or_else(|| "expected a duration such as 10m or 90s".to_owned())
 }
 
 pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
     let loaded = global.load_config()?;
     let format = if args.json { Format::Json } else { Format::Human };
-    let sink = Sink::Stdout(Stdout::new(Box::new(io::stdout()), format));
-    let mut deliver = Deliver::new(sink, &loaded.config.limits);
+    let mut stdout = Stdout::new(Box::new(io::stdout()), format);
+    let mut shutdown = signal::shutdown()?;
+    if let Some(length) = args.length {
+        let (since_tx, since_rx) = watch::channel(None);
+        stdout = stdout.counting(Tally::new(&loaded.config.limits, since_tx));
+        shutdown = after(length, since_rx, shutdown);
+    }
+    let mut deliver = Deliver::new(Sink::Stdout(stdout), &loaded.config.limits);
     let slot = format!("{}_tail_{}", loaded.config.database.slot, process::id());
     let options = pipeline::Options {
         database: loaded.config.database.clone(),
@@ -44,8 +68,36 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
         takeover: false,
         failover: false,
     };
-    pipeline::run(&options, &mut deliver, signal::shutdown()?)
+    pipeline::run(&options, &mut deliver, shutdown)
         .await
         .map_err(|error| rules::explain(error, &loaded))?;
+    match (deliver.estimate(), format) {
+        (Some(estimate), Format::Human) => writeln!(io::stderr(), "\n{estimate}")?,
+        (Some(estimate), Format::Json) => writeln!(io::stdout(), "{}", estimate.json())?,
+        (None, _) => {}
+    }
     Ok(())
+}
+
+/// Turns true with `shutdown`, or so long after `since` is told.
+fn after(
+    length: Duration,
+    mut since: watch::Receiver<Option<Instant>>,
+    mut shutdown: watch::Receiver<bool>,
+) -> watch::Receiver<bool> {
+    let (over_tx, over_rx) = watch::channel(false);
+    tokio::spawn(async move {
+        let is_over = async {
+            let Ok(since) = since.wait_for(Option::is_some).await.map(|since| *since) else {
+                return std::future::pending().await;
+            };
+            tokio::time::sleep_until((since.unwrap_or_else(Instant::now) + length).into()).await;
+        };
+        tokio::select! {
+            () = is_over => {}
+            _ = shutdown.wait_for(|shutdown| *shutdown) => {}
+        }
+        over_tx.send_replace(true);
+    });
+    over_rx
 }

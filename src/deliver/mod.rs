@@ -11,6 +11,7 @@
 //! fold until then.
 
 mod echo;
+mod estimate;
 mod gate;
 mod lane;
 mod lanes;
@@ -23,13 +24,16 @@ mod recorder;
 mod rejected;
 mod resyncs;
 mod stdout;
+mod tally;
 
 pub use echo::echo_line;
+pub use estimate::{Count, Estimate};
 pub use limits::{
     ByteSize, ByteSizeError, Limits, MaxInFlight, MaxInFlightError, MaxPending, MaxPendingError,
 };
 pub use rejected::{RejectedError, RejectedFile};
 pub use stdout::{Format, Stdout};
+pub use tally::Tally;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -112,6 +116,14 @@ impl Deliver {
             Stage::Print(stdout) => print(stdout, owed, handoffs, progress).await,
         }
     }
+
+    /// What was printed would be so much, if that was counted.
+    pub fn estimate(&mut self) -> Option<Estimate> {
+        match &mut self.stage {
+            Stage::Publish(_) => None,
+            Stage::Print(stdout) => stdout.estimate(),
+        }
+    }
 }
 
 async fn print(
@@ -121,6 +133,7 @@ async fn print(
     progress: watch::Sender<Progress>,
 ) -> Result<(), Error> {
     let mut frontier = Frontier::default();
+    stdout.begin();
     for resync in &owed {
         stdout.print_resync(resync).map_err(Error::Stdout)?;
     }
@@ -135,7 +148,9 @@ async fn print(
             stdout.print_resync(resync).map_err(Error::Stdout)?;
         }
         stdout.flush().map_err(Error::Stdout)?;
-        if let Some(position) = handoff.reached {
+        let reached = handoff.reached;
+        stdout.count(handoff);
+        if let Some(position) = reached {
             frontier.reach(position);
         }
         if let Some(position) = frontier.advance() {

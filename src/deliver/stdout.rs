@@ -1,17 +1,21 @@
 use std::fmt;
 use std::io::{self, Write};
+use std::time::Instant;
 
 use crate::change::Timestamp;
-use crate::notification::{ChannelName, EventName, Notification, Resync};
+use crate::coalesce::Moment;
+use crate::notification::{ChannelName, EventName, Handoff, Notification, Resync};
 
 use super::echo::echo_line;
 use super::record;
+use super::{Estimate, Tally};
 
 /// Prints each notification on one line instead of sending it.
 pub struct Stdout {
     out: Box<dyn Write + Send>,
     format: Format,
     line: Vec<u8>,
+    tally: Option<Box<Tally>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +28,29 @@ pub enum Format {
 
 impl Stdout {
     pub fn new(out: Box<dyn Write + Send>, format: Format) -> Stdout {
-        Stdout { out, format, line: Vec::new() }
+        Stdout { out, format, line: Vec::new(), tally: None }
+    }
+
+    /// Counts what it prints, too.
+    pub fn counting(self, tally: Tally) -> Stdout {
+        Stdout { tally: Some(Box::new(tally)), ..self }
+    }
+
+    /// A session begins.
+    pub(super) fn begin(&mut self) {
+        if let Some(tally) = &mut self.tally {
+            tally.begin(Instant::now());
+        }
+    }
+
+    pub(super) fn count(&mut self, handoff: Handoff) {
+        if let Some(tally) = &mut self.tally {
+            tally.take(handoff, Moment { now: Instant::now(), wall: Timestamp::now() });
+        }
+    }
+
+    pub(super) fn estimate(&mut self) -> Option<Estimate> {
+        self.tally.as_mut()?.estimate(Instant::now())
     }
 
     pub(super) fn print(&mut self, notification: &Notification) -> io::Result<()> {

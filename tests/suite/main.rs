@@ -26,6 +26,7 @@ mod setup_command;
 mod standby;
 #[expect(unreachable_pub, reason = "nothing of a test binary can be reached from outside")]
 mod systems;
+mod tail;
 mod tls;
 mod visible;
 mod wal;
