@@ -184,7 +184,8 @@ fn is_harmless(kind: Kind) -> bool {
         | Kind::TableNotPublished
         | Kind::TableUnlogged
         | Kind::ColumnList
-        | Kind::Identity => false,
+        | Kind::Identity
+        | Kind::LookupFiltered => false,
         Kind::WalLevel
         | Kind::RoleCannotReplicate
         | Kind::NoFreeSlot
@@ -199,7 +200,10 @@ fn is_harmless(kind: Kind) -> bool {
         | Kind::TableNotWanted
         | Kind::PartitionOfPublished
         | Kind::RowFilter
-        | Kind::GeneratedColumns => true,
+        | Kind::GeneratedColumns
+        | Kind::LookupNotUnique
+        | Kind::LookupNotReadable
+        | Kind::LookupHidden => true,
     }
 }
 

@@ -63,6 +63,10 @@ pub enum Kind {
     ColumnList,
     GeneratedColumns,
     Identity,
+    LookupNotUnique,
+    LookupNotReadable,
+    LookupHidden,
+    LookupFiltered,
 }
 
 impl Kind {
@@ -96,7 +100,11 @@ impl Kind {
             | Kind::RowFilter
             | Kind::ColumnList
             | Kind::GeneratedColumns
-            | Kind::Identity => false,
+            | Kind::Identity
+            | Kind::LookupNotUnique
+            | Kind::LookupNotReadable
+            | Kind::LookupHidden
+            | Kind::LookupFiltered => false,
         }
     }
 }
@@ -133,7 +141,7 @@ impl Finding {
         self.severity == Severity::Error
     }
 
-    fn error(kind: Kind, message: impl Into<String>, fix: impl Into<String>) -> Finding {
+    pub(super) fn error(kind: Kind, message: impl Into<String>, fix: impl Into<String>) -> Finding {
         Finding { kind, severity: Severity::Error, message: message.into(), fix: fix.into() }
     }
 

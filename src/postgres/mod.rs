@@ -17,6 +17,7 @@ pub mod plan;
 pub mod publication;
 pub mod publish;
 mod quoting;
+pub mod reading;
 pub mod running;
 pub mod server;
 pub mod slot;

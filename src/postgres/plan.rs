@@ -160,7 +160,11 @@ fn blocks(kind: Kind) -> bool {
         | Kind::RowFilter
         | Kind::ColumnList
         | Kind::GeneratedColumns
-        | Kind::Identity => false,
+        | Kind::Identity
+        | Kind::LookupNotUnique
+        | Kind::LookupNotReadable
+        | Kind::LookupHidden
+        | Kind::LookupFiltered => false,
     }
 }
 

@@ -22,7 +22,7 @@ use crate::harness::{
 };
 
 /// A session with its slot and publication, and hands to hold its ends.
-struct Streaming {
+pub(crate) struct Streaming {
     changes: mpsc::Receiver<Batch>,
     confirmed: watch::Sender<Option<Position>>,
     /// Whether what is read is confirmed as it comes.
@@ -32,11 +32,11 @@ struct Streaming {
 }
 
 /// Columns that a rule would name, by their names.
-type Wanted = &'static [&'static str];
+pub(crate) type Wanted = &'static [&'static str];
 
 impl Streaming {
     /// Of every table that is there now, from now on.
-    async fn of(database: &Database, wanted: Wanted) -> Streaming {
+    pub(crate) async fn of(database: &Database, wanted: Wanted) -> Streaming {
         let client = database.client().await;
         client.batch_execute("create publication p for all tables").await.unwrap();
         let slot = database.slot();
@@ -70,6 +70,17 @@ impl Streaming {
         let (stop, stop_rx) = watch::channel(false);
         let session = tokio::spawn(session.run(changes_tx, confirmed_rx, stop_rx));
         Streaming { changes, confirmed, confirms: true, stop, session }
+    }
+
+    /// The next batch that has a change.
+    pub(crate) async fn batch(&mut self) -> Batch {
+        loop {
+            let batch = timeout(SOON, self.changes.recv()).await.expect("changes come soon");
+            let batch = batch.expect("the session goes on");
+            if batch.change().is_some() {
+                return batch;
+            }
+        }
     }
 
     /// What comes until a change of the table `done`, in words.
