@@ -2,12 +2,13 @@
 //! which order they end.
 //!
 //! ```text
-//!  Session ──Batch──▶ route ──Handoff──▶ Deliver ──▶ endpoint
-//!     ▲                                     │
-//!     └──── Position ◀── Keeper ◀── Progress
+//!  Session ──Batch──▶ Lookups ▸ Router ──Handoff──▶ Deliver ──▶ endpoint
+//!     ▲                                                │
+//!     └──────── Position ◀── Keeper ◀── Progress ◀─────┘
 //! ```
 //!
-//! `route` hands on only what other sessions see: it asks the server meanwhile.
+//! `routing` hands on only what other sessions see: it asks the server meanwhile.
+//! What its rules read in other tables it asks for once that is so.
 //!
 //! A session goes on where the one before ended, or else every page is told to
 //! fetch again: `continuity` says which. The keeper writes down how far it was,
@@ -35,7 +36,7 @@ use crate::config::OnSlotLoss;
 use crate::deliver::{Deliver, Progress};
 use crate::notification::{Reason, Resync};
 use crate::postgres::{self, Connection, SlotName};
-use crate::route::{Router, Rules};
+use crate::route::Rules;
 use crate::source::wal::{self, Session};
 use crate::state::{State, StateFile};
 
@@ -51,13 +52,12 @@ mod visible;
 
 pub use error::{Error, Shed};
 use inspection::{Inspection, Told};
-pub use inspection::{Refused, needs_of};
+pub use inspection::{Refused, needs_of, readings_of};
 use keeper::Keeper;
 use lookout::{Lookout, OldTransaction};
 use opening::Opened;
-use routing::route;
+use routing::Routing;
 use takeover::Standby;
-use visible::Visible;
 
 /// Batches and handoffs under way between two stages. Each holds about what one
 /// read of the stream brought.
@@ -226,14 +226,14 @@ struct Pipeline<'a> {
     has_failed: bool,
 }
 
-/// A connection that streams, an ordinary one to watch the database by, and one
-/// that tells what is visible: that must not wait for a look at the catalogs.
+/// A connection that streams, an ordinary one to watch the database by, one that
+/// tells what is visible: that must not wait for a look at the catalogs; and one
+/// to look rows up by, if rules do.
 struct Open {
     session: Session,
     connection: Connection,
-    visible: Visible,
     /// Knows the tables as the catalog had them.
-    router: Router,
+    routing: Routing,
     /// What is recorded, where anything is.
     state: Option<State>,
     owed: Vec<Resync>,
@@ -297,18 +297,10 @@ impl Pipeline<'_> {
         let (progress_tx, progress_rx) = watch::channel(Progress::default());
         let (confirmed_tx, confirmed_rx) = watch::channel(None);
         let (stop_tx, stop_rx) = watch::channel(false);
-        let Open {
-            session,
-            connection,
-            visible,
-            router,
-            state,
-            owed,
-            publication,
-            max_retained_wal,
-        } = *open;
+        let Open { session, connection, routing, state, owed, publication, max_retained_wal } =
+            *open;
         let mut source = tokio::spawn(session.run(changes_tx, confirmed_rx, stop_rx));
-        let mut routing = tokio::spawn(route(router, visible, changes_rx, handoffs_tx));
+        let mut routing = tokio::spawn(routing.run(changes_rx, handoffs_tx));
         let keeping = match self.options.state.clone().zip(state) {
             Some((file, state)) => {
                 tokio::spawn(Keeper::new(file, state).run(progress_rx, confirmed_tx))

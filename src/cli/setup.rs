@@ -1,4 +1,4 @@
-//! `rowcast setup`: replica identities, publication, slot.
+//! `rowcast setup`: replica identities, publication, privileges, slot.
 
 mod make_slot;
 mod report;
@@ -7,21 +7,23 @@ use tokio_postgres::Client;
 
 use super::{Global, rules};
 use crate::change::{Relation, ReplicaIdentity};
-use crate::pipeline::needs_of;
+use crate::pipeline::{needs_of, readings_of};
 use crate::postgres::checks::{Expected, Finding, Kind, check};
 use crate::postgres::need::Need;
 use crate::postgres::plan::{self, Identities, SlotChange};
 use crate::postgres::publication::Age;
+use crate::postgres::reading::{self, Access};
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::statement::{Statement, Wait};
-use crate::postgres::{self, Dsn, PublishColumns, identity};
+use crate::postgres::{self, Dsn, PublishColumns, Target, identity};
 use crate::route::{self, Rules};
 use crate::source::wal::connection::Persistence;
 
 pub(super) use report::Report;
 
 /// Makes what rowcast needs in the database: the publication of the tables that
-/// rules name, and the replication slot. Run it again after changing rules
+/// rules name, and the replication slot; and lets its role read what rules look
+/// up. Run it again after changing rules
 ///
 /// It touches no row, and never waits long for a lock. What is right already
 /// stays as it is. The role of [database] url needs REPLICATION only, if --url
@@ -101,6 +103,10 @@ pub(super) async fn setup(
     let identities =
         if args.identity || args.print { Identities::Change } else { Identities::Keep };
     let plan = plan::setup(&snapshot, &expected, &indexes, database.publish_columns, identities)?;
+    let readings = readings_of(rules.lookups(), &snapshot.relations());
+    let role = Target::of(&own)?.user().to_owned();
+    let access = Access::read(client, &role, &readings).await?;
+    let grants = reading::grants(&snapshot.tables, &readings, &access);
 
     let mut report = Report::new(args.json);
     if args.print {
@@ -110,7 +116,7 @@ pub(super) async fn setup(
             }
         }
         let slot = plan.slot.map(|change| plan::slot_change(change, &database.slot, failover));
-        report.script(plan.statements.iter().chain(&slot));
+        report.script(plan.statements.iter().chain(&grants).chain(&slot));
         return Ok(());
     }
     for found in plan.found {
@@ -121,7 +127,7 @@ pub(super) async fn setup(
         Some(change) => Some((change, make_slot::connect(&own).await?)),
         None => None,
     };
-    for statement in &plan.statements {
+    for statement in plan.statements.iter().chain(&grants) {
         execute(statement, client, &mut report).await?;
     }
     let slot = format!("slot {}", database.slot);
@@ -140,6 +146,8 @@ pub(super) async fn setup(
 
     let after = Snapshot::gather(client, &database.slot, &database.publication).await?;
     let mut findings = check(&after, &expected);
+    let access = Access::read(client, &role, &readings).await?;
+    findings.extend(reading::check(&after.tables, after.publication.as_ref(), &readings, &access));
     let age = snapshot.publication.map(|publication| publication.age);
     let in_order = plan.slot == Some(SlotChange::Make) || age == Some(Age::OlderThanSlot);
     findings.retain(|finding| remains(finding.kind, in_order));

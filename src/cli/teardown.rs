@@ -11,7 +11,8 @@ use crate::postgres::{self, Dsn, identity};
 /// The slot goes first, so that Postgres keeps no more log for it. A slot that
 /// is in use stays, and so does all else. Replica identities stay too, unless
 /// --identity is given: they cost a little, and the application may rely on
-/// them by now.
+/// them by now. What the role may read stays its own: it may have been granted
+/// before, and goes with the role (DROP OWNED BY).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

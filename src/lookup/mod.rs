@@ -32,8 +32,7 @@ use tracing::{debug, error, info, warn};
 
 use cache::{Answer, Cache};
 use patience::{HOLDS_FOR, Patience, Verdict};
-pub use session::Failure;
-use session::Session;
+use session::{Failure, Session};
 use table::Table;
 
 use crate::chain;
@@ -47,9 +46,8 @@ const MAX_BATCH_BYTES: usize = 32 << 20;
 
 /// The stage between the source and the rules.
 pub struct Lookups {
-    /// The server that streams.
     dsn: Dsn,
-    /// `None` after a failure.
+    /// `None` before the first question, and after a failure.
     session: Option<Session>,
     cache: Cache,
     /// With the connection.
@@ -69,29 +67,19 @@ pub struct Counts {
 }
 
 impl Lookups {
-    /// Where `catalog` lacks a table it is never found; the rules refuse that.
-    ///
-    /// # Errors
-    /// When the server cannot be reached. Without lookups nobody tries.
-    pub async fn open(
-        dsn: &Dsn,
-        lookups: &[Lookup],
-        catalog: &[Relation],
-    ) -> Result<Lookups, Failure> {
-        let session = match lookups {
-            [] => None,
-            _ => Some(Session::open(dsn).await?),
-        };
+    /// With the server that streams, which is connected to when the first row is
+    /// asked for.
+    pub fn new(dsn: Dsn, lookups: &[Lookup], catalog: &[Relation]) -> Lookups {
         let tables = lookups.iter().map(|lookup| table_of(lookup, catalog)).collect();
-        Ok(Lookups {
-            dsn: dsn.clone(),
-            session,
+        Lookups {
+            dsn,
+            session: None,
             cache: Cache::new(tables),
             link: Patience::new(),
             patience: lookups.iter().map(|_| Patience::new()).collect(),
             budget: MAX_BATCH_BYTES,
             counts: Counts::default(),
-        })
+        }
     }
 
     /// What is known while this batch is routed.
@@ -201,6 +189,7 @@ impl Lookups {
     }
 }
 
+/// Where `catalog` lacks the table it is never found; the rules refuse that.
 fn table_of(lookup: &Lookup, catalog: &[Relation]) -> Table {
     let is_it = |relation: &&Relation| relation.table == lookup.table;
     let relation = catalog.iter().find(is_it).cloned().unwrap_or_else(|| Relation {

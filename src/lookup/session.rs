@@ -54,7 +54,7 @@ pub(super) struct Session {
 
 /// Why nothing could be looked up.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub(super) enum Failure {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error(transparent)]

@@ -6,9 +6,10 @@ use tokio_postgres::Client;
 use tracing::{error, warn};
 
 use super::{Options, Slot};
-use crate::change::Relation;
+use crate::change::{Lookup, Relation};
 use crate::postgres::checks::{self, Expected, Finding, Kind};
 use crate::postgres::need::{IdentityNeed, Need};
+use crate::postgres::reading::{self, Access, Reading};
 use crate::postgres::snapshot::Snapshot;
 use crate::route::{Problem, TableNeeds};
 
@@ -118,6 +119,10 @@ impl Inspection {
             ..Expected::of(database, &needs)
         };
         let mut findings = checks::check(&snapshot, &expected);
+        let readings = readings_of(options.rules.lookups(), &relations);
+        let access = Access::read(client, &snapshot.server.role, &readings).await?;
+        let publication = snapshot.publication.as_ref();
+        findings.extend(reading::check(&snapshot.tables, publication, &readings, &access));
         findings.retain(|finding| concerns(finding.kind, &options.slot));
         Ok(Inspection { snapshot, problems, findings })
     }
@@ -222,4 +227,20 @@ pub fn needs_of(tables: &[TableNeeds<'_>]) -> Vec<Need> {
             identity: identity(table),
         })
         .collect()
+}
+
+/// What rules look up, in the words of `postgres`. A table or column that is not
+/// there is for the rules to complain of.
+pub fn readings_of(lookups: &[Lookup], relations: &[Relation]) -> Vec<Reading> {
+    let reading = |lookup: &Lookup| {
+        let relation = relations.iter().find(|relation| relation.table == lookup.table)?;
+        let by = match (&lookup.by, &*relation.primary_key) {
+            (Some(by), _) => relation.column(by)?,
+            (None, [key]) => *key,
+            (None, _) => return None,
+        };
+        let columns = lookup.columns.iter().filter_map(|name| relation.column(name)).collect();
+        Some(Reading { oid: relation.oid, by, columns, decides: lookup.decides })
+    };
+    lookups.iter().filter_map(reading).collect()
 }

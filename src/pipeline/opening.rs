@@ -8,12 +8,14 @@ use tracing::{error, info, warn};
 use super::continuity::{self, Found, Gap, Server, Verdict, judge};
 use super::inspection::Inspection;
 use super::keeper;
+use super::routing::Routing;
 use super::takeover;
 use super::visible::Visible;
 use super::{Error, Open, Options, Pipeline, Refused, Shed, Slot, inspect};
 use crate::change::{Lsn, Timestamp};
 use crate::config::OnSlotLoss;
 use crate::failpoint;
+use crate::lookup::Lookups;
 use crate::notification::{Reason, Resync};
 use crate::postgres::{self, Connection, lag, slot};
 use crate::route::Router;
@@ -112,22 +114,24 @@ impl Pipeline<'_> {
         .await?;
         self.standby.streams_by(process_id);
         self.pass_over = None;
-        let visible = Visible::open(&dsn).await?;
         let mut router = Router::new(options.rules.clone());
         router.learn(&relations);
+        let visible = Visible::open(&dsn).await?;
+        let lookups = Lookups::new(dsn.clone(), options.rules.lookups(), &relations);
+        let routing = Routing { router, visible, lookups };
         let state = match &options.state {
             Some(_) => Some(self.resume(&connection, &inspection, &server, start).await?),
             None => None,
         };
-        let owed = state.as_ref().map(|state| resyncs(&router, &state.owed)).unwrap_or_default();
+        let owed =
+            state.as_ref().map(|state| resyncs(&routing.router, &state.owed)).unwrap_or_default();
         let publication = inspection.publication();
         let max_retained_wal =
             max_retained_wal(options.max_retained_wal, inspection.max_slot_wal_keep_size());
         Ok(Opened::Streaming(Box::new(Open {
             session,
             connection,
-            visible,
-            router,
+            routing,
             state,
             owed,
             publication,

@@ -1,64 +1,95 @@
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tracing::info;
 
 use super::Error;
 use super::visible::Visible;
-use crate::change::{Batch, Item, Parents};
+use crate::change::{Batch, Item, ParentKey, Parents};
+use crate::lookup::{self, Lookups};
 use crate::notification::Handoff;
 use crate::route::{self, Router};
 
-/// Turns each batch of changes into its notifications, and hands these on once
-/// other sessions see all its transactions.
-///
-/// # Errors
-/// With the batch of the first change that must not be passed over, or of which
-/// the server does not tell: nothing of it is handed on, so the position stays
-/// before it.
-pub(super) async fn route(
-    mut router: Router,
-    mut visible: Visible,
-    mut changes: mpsc::Receiver<Batch>,
-    handoffs: mpsc::Sender<Handoff>,
-) -> Result<(), Error> {
-    let ended = loop {
-        let Some(batch) = changes.recv().await else { break Ok(()) };
-        let xids = batch.xids();
-        let (seen, handoff) = tokio::select! {
-            both = async {
-                // The rules are evaluated while the answer is on its way.
-                tokio::join!(
-                    biased;
-                    visible.wait_for(&xids),
-                    async { handoff_of(&mut router, &batch) },
-                )
-            } => both,
-            () = handoffs.closed() => break Ok(()),
-        };
-        let handoff = match seen.and_then(|()| Ok(handoff?)) {
-            Ok(handoff) => handoff,
-            Err(error) => break Err(error),
-        };
-        if handoffs.send(handoff).await.is_err() {
-            break Ok(());
-        }
-    };
-    let route::Counts { null_channels, partial } = router.counts;
-    if null_channels + partial > 0 {
-        info!(null_channels, partial, "channels that a NULL left out, payloads sent minimal");
-    }
-    ended
+/// What a batch goes through, between two queues.
+pub(super) struct Routing {
+    pub(super) router: Router,
+    pub(super) visible: Visible,
+    pub(super) lookups: Lookups,
 }
 
-fn handoff_of(router: &mut Router, batch: &Batch) -> Result<Handoff, route::Renamed> {
-    let mut handoff = Handoff::default();
-    let (parents, mut missing) = (Parents::default(), BTreeSet::new());
+impl Routing {
+    /// Turns each batch of changes into its notifications, and hands these on once
+    /// other sessions see all its transactions.
+    ///
+    /// # Errors
+    /// With the batch of the first change that must not be passed over, or of which
+    /// the server does not tell: nothing of it is handed on, so the position stays
+    /// before it.
+    pub(super) async fn run(
+        mut self,
+        mut changes: mpsc::Receiver<Batch>,
+        handoffs: mpsc::Sender<Handoff>,
+    ) -> Result<(), Error> {
+        let ended = loop {
+            let Some(batch) = changes.recv().await else { break Ok(()) };
+            let routed = tokio::select! {
+                routed = self.route(&batch) => routed,
+                () = handoffs.closed() => break Ok(()),
+            };
+            let handoff = match routed {
+                Ok(handoff) => handoff,
+                Err(error) => break Err(error),
+            };
+            if handoffs.send(handoff).await.is_err() {
+                break Ok(());
+            }
+        };
+        let route::Counts { null_channels, partial } = self.router.counts;
+        if null_channels + partial > 0 {
+            info!(null_channels, partial, "channels that a NULL left out, payloads sent minimal");
+        }
+        let lookup::Counts { queries, keys } = self.lookups.counts;
+        if queries > 0 {
+            info!(queries, keys, "rows looked up");
+        }
+        ended
+    }
+
+    async fn route(&mut self, batch: &Batch) -> Result<Handoff, Error> {
+        let Routing { router, visible, lookups } = self;
+        let xids = batch.xids();
+        let counts = router.counts;
+        lookups.observe(batch, Instant::now());
+        // The rules are evaluated while the answer is on its way.
+        let (seen, routed) = tokio::join!(
+            biased;
+            visible.wait_for(&xids),
+            async { handoff_of(router, batch, lookups.parents()) },
+        );
+        seen?;
+        let (mut handoff, mut missing) = routed?;
+        // A row is read after the changes that ask for it are visible: it may be
+        // as new as they are. Once more for each level of a chain.
+        while !missing.is_empty() {
+            lookups.fetch(missing).await;
+            router.counts = counts;
+            (handoff, missing) = handoff_of(router, batch, lookups.parents())?;
+        }
+        Ok(handoff)
+    }
+}
+
+/// Without the parents that are missing it is not complete.
+fn handoff_of(
+    router: &mut Router,
+    batch: &Batch,
+    parents: &Parents,
+) -> Result<(Handoff, BTreeSet<ParentKey>), route::Renamed> {
+    let (mut handoff, mut missing) = (Handoff::default(), BTreeSet::new());
     for item in batch.items() {
         match item {
-            Item::Change(change) => {
-                router.route(&change, &parents, &mut missing, &mut handoff)?;
-            }
+            Item::Change(change) => router.route(&change, parents, &mut missing, &mut handoff)?,
             Item::Truncate { relation, transaction } => {
                 router.truncate(relation, transaction, &mut handoff.resyncs)?;
             }
@@ -66,5 +97,5 @@ fn handoff_of(router: &mut Router, batch: &Batch) -> Result<Handoff, route::Rena
             Item::Reached(position) => handoff.reached = Some(position),
         }
     }
-    Ok(handoff)
+    Ok((handoff, missing))
 }

@@ -14,7 +14,7 @@ mod faults;
 mod harness;
 mod harness_itself;
 mod imports;
-mod lookup;
+mod lookups;
 mod main_job;
 #[expect(unreachable_pub, reason = "the bench reaches it")]
 mod memory;

@@ -46,7 +46,7 @@ async fn open(database: &Database, lookup: Lookup) -> Lookups {
 async fn open_at(url: &str, database: &Database, lookup: Lookup) -> Lookups {
     let catalog = catalog::relations(&database.client().await).await.expect("it can be read");
     let dsn = url.parse().expect("the harness makes URLs");
-    Lookups::open(&dsn, &[lookup], &catalog).await.expect("the server is there")
+    Lookups::new(dsn, &[lookup], &catalog)
 }
 
 /// What is known of each key once all are fetched: the values of its row, or why there is none.
