@@ -199,6 +199,7 @@ impl Check<'_> {
         self.channel_columns(relation);
         self.identity(relation, rules);
         self.soft_delete(relation);
+        self.trashed(relation);
         self.announced_as(relation);
         self.payload(relation);
         self.public(relation, &bound);
@@ -314,6 +315,21 @@ impl Check<'_> {
             );
             self.warn("on", message, Some("soft_delete = \"column\"".to_owned()));
         }
+    }
+
+    /// A model's events that cannot be told apart.
+    fn trashed(&mut self, relation: &Relation) {
+        let Some(model) = &self.rule.model else { return };
+        let Some(column) = self.rule.soft_delete_column(relation) else { return };
+        if relation.columns[column].in_identity || self.rule.on_is_explicit {
+            return;
+        }
+        let message = format!(
+            "an old row of {} does not carry {}: {model}Restored is never sent, and each change \
+             of a trashed row is told as {model}Trashed and {model}Deleted again",
+            relation.table, relation.columns[column].name
+        );
+        self.warn("preset", message, Some(identity_sql(relation, &[column])));
     }
 
     /// A child's rule that would say of its parent what happened to the child.

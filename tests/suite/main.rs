@@ -20,6 +20,7 @@ mod main_job;
 mod memory;
 mod network;
 mod parents;
+mod presets;
 mod promotion;
 mod readme;
 mod setup;
