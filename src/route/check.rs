@@ -58,7 +58,12 @@ impl Check<'_> {
             message,
             fix,
         };
-        if !self.problems.contains(&problem) {
+        // A preset's rules share most of what may be wrong with one.
+        let is_known = |known: &Problem| {
+            (known.rule_index, known.option) == (problem.rule_index, problem.option)
+                && known.message == problem.message
+        };
+        if !self.problems.iter().any(is_known) {
             self.problems.push(problem);
         }
     }

@@ -17,25 +17,13 @@ impl Check<'_> {
         let Some(channel) = bound.channels.iter().find_map(BoundChannel::public_name) else {
             return;
         };
-        let columns = |reads: &Reads, is_exposed: &dyn Fn(&Column) -> bool| -> Vec<String> {
-            let read = reads.resolve(relation).into_iter().map(|(_, column)| column);
-            let read: BTreeSet<usize> = read.collect();
-            let read = read.into_iter().map(|column| &relation.columns[column]);
-            let hidden = |column: &&Column| !self.rule.reveal.iter().any(|r| **r == *column.name);
-            let exposed = read.filter(hidden).filter(|column| is_exposed(column));
-            exposed.map(|column| column.name.to_string()).collect()
-        };
-        let is_personal =
-            |column: &Column| looks_secret(&column.name) || looks_personal(&column.name);
-        let is_telling =
-            |column: &Column| is_personal(column) || matches!(column.kind, Kind::Text | Kind::Json);
         let mut found = Vec::new();
         if let Some(data) = &self.rule.data {
-            found.push(("data", columns(&data.reads(), &is_telling)));
+            found.push(("data", self.exposed(relation, &data.reads(), true)));
         }
         let mut named = Reads::default();
         self.rule.channels.iter().for_each(|channel| named.merge(&channel.template.reads()));
-        found.push(("channels", columns(&named, &is_personal)));
+        found.push(("channels", self.exposed(relation, &named, false)));
         for (option, columns) in found {
             if columns.is_empty() {
                 continue;
@@ -45,12 +33,38 @@ impl Check<'_> {
                 columns.join(", "),
                 relation.table
             );
+            // Without the lookup's name.
+            let names: Vec<&str> =
+                columns.iter().filter_map(|name| name.rsplit('.').next()).collect();
             let fix = format!(
                 "\"private-{channel}\", or no `data`, so that pages fetch what they may see; if \
-                 all may read it: reveal = {columns:?}"
+                 all may read it: reveal = {names:?}"
             );
             self.warn(option, message, Some(fix));
         }
+    }
+
+    /// Columns that look secret or personal, and `with_text` all that may say
+    /// anything.
+    fn exposed(&self, relation: &Relation, reads: &Reads, with_text: bool) -> Vec<String> {
+        let hides = |name: &str| {
+            (looks_secret(name) || looks_personal(name))
+                && !self.rule.reveal.iter().any(|r| r == name)
+        };
+        let own: BTreeSet<usize> = reads.resolve(relation).into_iter().map(|(_, c)| c).collect();
+        let own = own.into_iter().map(|column| &relation.columns[column]);
+        let is_exposed = |column: &&Column| {
+            let is_text = with_text && matches!(column.kind, Kind::Text | Kind::Json);
+            let is_revealed = self.rule.reveal.iter().any(|revealed| **revealed == *column.name);
+            hides(&column.name) || is_text && !is_revealed
+        };
+        let own = own.filter(is_exposed).map(|column| column.name.to_string());
+        let parents = reads.parents.iter().filter_map(|parent| {
+            let lookup = &self.rule.lookups[parent.lookup];
+            let name = &*lookup.columns[parent.column];
+            hides(name).then(|| format!("{}.{name}", lookup.name))
+        });
+        own.chain(parents).collect()
     }
 }
 
