@@ -140,10 +140,11 @@ impl Notification {
         }
     }
 
-    /// `updated`, or `resync`.
+    /// `updated`, `resync`, or `broadcast`.
     pub fn action_name(&self) -> &'static str {
         match self.resync {
             Some(_) => "resync",
+            None if self.terms.is_of_broadcasts() => "broadcast",
             None => self.action.name(),
         }
     }

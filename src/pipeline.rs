@@ -48,6 +48,7 @@ mod lookout;
 mod opening;
 mod routing;
 mod takeover;
+mod unsent;
 mod visible;
 
 pub use error::{Error, Shed};

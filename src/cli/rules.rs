@@ -2,7 +2,7 @@
 
 use crate::config::{self, Loaded};
 use crate::pipeline;
-use crate::route::{Options, Rules};
+use crate::route::{Broadcasts, Options, Rules};
 
 /// The rules, as far as they can be judged without the database.
 pub(super) fn compile(loaded: &Loaded) -> Result<Rules, config::Error> {
@@ -12,8 +12,10 @@ pub(super) fn compile(loaded: &Loaded) -> Result<Rules, config::Error> {
         max_data_bytes: config.pusher.server.capacity().max_data_bytes(),
         encrypts: config.pusher.encryption_key.is_some(),
     };
+    let broadcasts = Broadcasts::new(config.broadcast.clone(), &options)
+        .map_err(|(option, error)| loaded.refuse_option(option, &error))?;
     match Rules::compile(config.rule.clone(), options) {
-        Ok(rules) => Ok(rules),
+        Ok(rules) => Ok(rules.with(broadcasts)),
         Err(problems) => {
             loaded.refuse(&problems)?;
             unreachable!("rules that do not compile have an error")

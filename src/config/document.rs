@@ -102,7 +102,9 @@ impl<'s> Document<'s> {
         // `"App\events"` is no syntax error: `\e` is TOML's escape for ESC. No
         // option holds such a character on purpose, and no name a line end.
         let one_line = raw.starts_with('"') && !raw.starts_with("\"\"\"");
-        let is_name = ["rule.event", "rule.channels", "rule.table"].contains(&option.as_str());
+        let is_name =
+            ["rule.event", "rule.channels", "rule.table", "broadcast.channels", "broadcast.events"]
+                .contains(&option.as_str());
         if one_line
             && (text.contains(['\u{8}', '\u{c}', '\u{1b}'])
                 || is_name && text.contains(['\n', '\r', '\t']))

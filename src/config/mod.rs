@@ -39,6 +39,7 @@ pub struct Config {
     pub pusher: deliver::pusher::Config,
     pub limits: deliver::Limits,
     pub run: Run,
+    pub broadcast: route::BroadcastConfig,
     pub rule: Vec<route::Config>,
 }
 
@@ -89,13 +90,15 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded,
     let pusher = document.required("pusher", PUSHER_EXAMPLE);
     let limits = document.section("limits");
     let run = document.section("run");
+    let broadcast = document.section("broadcast");
     let rule = document.rules();
     let outline = document.finish()?;
-    let (Some(database), Some(pusher), Some(limits), Some(run)) = (database, pusher, limits, run)
+    let (Some(database), Some(pusher), Some(limits), Some(run), Some(broadcast)) =
+        (database, pusher, limits, run, broadcast)
     else {
         unreachable!("a section is only missing after a problem");
     };
-    let config = Config { database, pusher, limits, run, rule };
+    let config = Config { database, pusher, limits, run, broadcast, rule };
     let warnings = readable_secrets(&source, &outline).into_iter().collect();
     Ok(Loaded { config, warnings, source, outline })
 }

@@ -86,10 +86,13 @@ impl fmt::Debug for Stdout {
 }
 
 fn human(notification: &Notification) -> String {
-    let Notification { id, event, channels, at, .. } = notification;
-    let (entity, action) = (&notification.terms.entity, notification.action_name());
+    let Notification { terms, id, event, channels, at, .. } = notification;
+    let (entity, action) = (&terms.entity, notification.action_name());
     let time = time_of(*at);
-    let mut line = format!("{time}  {entity} {id} {action}  {event}");
+    let mut line = match terms.is_of_broadcasts() {
+        true => format!("{time}  {action}  {event}"),
+        false => format!("{time}  {entity} {id} {action}  {event}"),
+    };
     if let Some(refusal) = &notification.refusal {
         line.push_str(&format!("  refused: {refusal}"));
     } else {

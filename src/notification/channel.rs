@@ -115,6 +115,17 @@ impl ChannelClass {
         ("cache-", ChannelClass::Cache),
     ];
 
+    pub const ALL: [ChannelClass; 8] = [
+        ChannelClass::Public,
+        ChannelClass::Cache,
+        ChannelClass::Private,
+        ChannelClass::PrivateCache,
+        ChannelClass::Encrypted,
+        ChannelClass::EncryptedCache,
+        ChannelClass::Presence,
+        ChannelClass::PresenceCache,
+    ];
+
     /// The class that a name, or the literal beginning of one, belongs to.
     pub fn of(name: &str) -> ChannelClass {
         Self::PREFIXES

@@ -19,7 +19,8 @@ pub struct Terms {
     /// Whether an id names one row, so that what one transaction did to it may
     /// come to nothing. Not so where a child announces its parent.
     pub id_is_row: bool,
-    /// The actions that the rule announces.
+    /// The actions that the rule announces; none for application events, which
+    /// tell of no row.
     pub on: [bool; Action::ALL.len()],
     /// The names of each of the rule's events by action; `None` where row values
     /// name it.
@@ -73,6 +74,11 @@ impl Terms {
     /// The event of that index for the action, if no row value names it.
     pub fn event(&self, index: usize, action: Action) -> Option<&EventName> {
         Some(&self.events.get(index)?.as_ref()?[action as usize])
+    }
+
+    /// Whether they are of application events.
+    pub fn is_of_broadcasts(&self) -> bool {
+        !self.on.contains(&true)
     }
 
     /// Terms by which every change of the table that is called as the rule is

@@ -10,6 +10,7 @@ use super::inspection::Inspection;
 use super::keeper;
 use super::routing::Routing;
 use super::takeover;
+use super::unsent::Unsent;
 use super::visible::Visible;
 use super::{Error, Open, Options, Pipeline, Refused, Shed, Slot, inspect};
 use crate::change::{Lsn, Timestamp};
@@ -118,7 +119,7 @@ impl Pipeline<'_> {
         router.learn(&relations);
         let visible = Visible::open(&dsn).await?;
         let lookups = Lookups::new(dsn.clone(), options.rules.lookups(), &relations);
-        let routing = Routing { router, visible, lookups };
+        let routing = Routing { router, visible, lookups, unsent: Unsent::default() };
         let state = match &options.state {
             Some(_) => Some(self.resume(&connection, &inspection, &server, start).await?),
             None => None,

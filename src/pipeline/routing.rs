@@ -5,6 +5,7 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 use super::Error;
+use super::unsent::Unsent;
 use super::visible::Visible;
 use crate::change::{Batch, Item, ParentKey, Parents};
 use crate::lookup::{self, Lookups};
@@ -16,6 +17,16 @@ pub(super) struct Routing {
     pub(super) router: Router,
     pub(super) visible: Visible,
     pub(super) lookups: Lookups,
+    pub(super) unsent: Unsent,
+}
+
+/// What the rules make of a batch.
+#[derive(Default)]
+struct Routed {
+    handoff: Handoff,
+    /// Without these it is not complete.
+    missing: BTreeSet<ParentKey>,
+    unsent: Vec<route::Unsent>,
 }
 
 impl Routing {
@@ -45,6 +56,7 @@ impl Routing {
                 break Ok(());
             }
         };
+        self.unsent.tell();
         let route::Counts { null_channels, partial } = self.router.counts;
         if null_channels + partial > 0 {
             info!(null_channels, partial, "channels that a NULL left out, payloads sent minimal");
@@ -57,7 +69,7 @@ impl Routing {
     }
 
     async fn route(&mut self, batch: &Batch) -> Result<Handoff, Error> {
-        let Routing { router, visible, lookups } = self;
+        let Routing { router, visible, lookups, unsent } = self;
         let xids = batch.xids();
         let counts = router.counts;
         lookups.observe(batch, Instant::now());
@@ -65,37 +77,38 @@ impl Routing {
         let (seen, routed) = tokio::join!(
             biased;
             visible.wait_for(&xids),
-            async { handoff_of(router, batch, lookups.parents()) },
+            async { route(router, batch, lookups.parents()) },
         );
         seen?;
-        let (mut handoff, mut missing) = routed?;
+        let mut routed = routed?;
         // A row is read after the changes that ask for it are visible: it may be
         // as new as they are. Once more for each level of a chain.
-        while !missing.is_empty() {
-            lookups.fetch(missing).await;
+        while !routed.missing.is_empty() {
+            lookups.fetch(routed.missing).await;
             router.counts = counts;
-            (handoff, missing) = handoff_of(router, batch, lookups.parents())?;
+            routed = route(router, batch, lookups.parents())?;
         }
-        Ok(handoff)
+        routed.unsent.iter().for_each(|why| unsent.add(why));
+        Ok(routed.handoff)
     }
 }
 
-/// Without the parents that are missing it is not complete.
-fn handoff_of(
-    router: &mut Router,
-    batch: &Batch,
-    parents: &Parents,
-) -> Result<(Handoff, BTreeSet<ParentKey>), route::Renamed> {
-    let (mut handoff, mut missing) = (Handoff::default(), BTreeSet::new());
+fn route(router: &mut Router, batch: &Batch, parents: &Parents) -> Result<Routed, route::Renamed> {
+    let Routed { mut handoff, mut missing, mut unsent } = Routed::default();
     for item in batch.items() {
         match item {
             Item::Change(change) => router.route(&change, parents, &mut missing, &mut handoff)?,
             Item::Truncate { relation, transaction } => {
                 router.truncate(relation, transaction, &mut handoff.resyncs)?;
             }
-            Item::Broadcast { .. } => {}
+            Item::Broadcast { broadcast, transaction, context } => {
+                let out = &mut handoff.notifications;
+                if let Err(why) = router.broadcast(broadcast, transaction, context, out) {
+                    unsent.push(why);
+                }
+            }
             Item::Reached(position) => handoff.reached = Some(position),
         }
     }
-    Ok((handoff, missing))
+    Ok(Routed { handoff, missing, unsent })
 }

@@ -15,6 +15,7 @@ mod secrets;
 
 mod action;
 mod bound;
+mod broadcast;
 mod channel;
 mod data;
 mod drawing;
@@ -39,6 +40,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+pub use broadcast::{Broadcasts, BroadcastsError, Config as BroadcastConfig, Unsent};
 pub use config::{
     Config, Data, Lookup, OneOrMany, Oversize, Preset, Resync, ResyncForm, SoftDelete,
 };

@@ -34,8 +34,10 @@ impl TableNeeds<'_> {
 }
 
 impl Rules {
+    /// Of all that may be owed a resync.
     pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.rules.iter().map(|rule| &rule.name)
+        let broadcasts = self.broadcasts.iter().map(|broadcasts| &broadcasts.terms().rule);
+        self.rules.iter().map(|rule| &rule.name).chain(broadcasts)
     }
 
     /// Each table that a rule takes, or looks up in what decides, in the order of

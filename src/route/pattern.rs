@@ -40,7 +40,7 @@ impl TablePattern {
 }
 
 /// Linear in both: on a mismatch only the last `*` needs to take one byte more.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
+pub(super) fn glob(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut retry: Option<(usize, usize)> = None;
     while t < text.len() {

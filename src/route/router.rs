@@ -1,10 +1,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::Rules;
 use super::bound::BoundRule;
-use crate::change::{Change, ParentKey, Parents, Relation, TableName, Transaction};
-use crate::notification::{Handoff, Reason, Resync, Terms};
+use super::{Broadcasts, Rules, Unsent, broadcast};
+use crate::change::{
+    Broadcast, Change, Context, ParentKey, Parents, Relation, TableName, Transaction,
+};
+use crate::notification::{Handoff, Notification, Reason, Resync, Terms};
 
 /// The rules at work on one session's relations.
 #[derive(Debug)]
@@ -154,9 +156,27 @@ impl Router {
         Ok(())
     }
 
-    /// Those of each rule on each table that it takes.
+    /// Appends the application event, if it is allowed.
+    ///
+    /// # Errors
+    /// Why it is not sent. It is as if it had not been said.
+    pub fn broadcast(
+        &self,
+        broadcast: &Broadcast,
+        transaction: Transaction,
+        context: Option<&Arc<Context>>,
+        out: &mut Vec<Notification>,
+    ) -> Result<(), Unsent> {
+        let max_data_bytes = self.rules.options.max_data_bytes;
+        let broadcasts = self.rules.broadcasts.as_ref().ok_or_else(|| broadcast::off(broadcast))?;
+        out.push(broadcasts.notification(broadcast, transaction, context, max_data_bytes)?);
+        Ok(())
+    }
+
+    /// Those of each rule on each table that it takes, and of application events.
     pub fn terms(&self) -> impl Iterator<Item = &Arc<Terms>> {
-        self.tables.values().flat_map(|table| table.rules.iter().map(BoundRule::terms))
+        let of_rules = self.tables.values().flat_map(|table| &table.rules).map(BoundRule::terms);
+        of_rules.chain(self.rules.broadcasts.as_ref().map(Broadcasts::terms))
     }
 }
 

@@ -14,7 +14,7 @@ use super::preset::{self, Preset};
 use super::resync::{self, ResyncTemplate};
 use super::template::{Part, Template};
 use super::view::Scope;
-use super::{Config, Oversize, Problem, Severity, SoftDelete, TablePattern};
+use super::{Broadcasts, Config, Oversize, Problem, Severity, SoftDelete, TablePattern};
 use crate::change::{Lookup, Relation, TableName};
 use crate::notification::{Action, EventName, WindowBy};
 
@@ -36,6 +36,8 @@ pub struct Rules {
     pub(super) options: Options,
     pub(super) rules: Vec<Rule>,
     lookups: Vec<Lookup>,
+    /// `None`: no application event is sent.
+    pub(super) broadcasts: Option<Broadcasts>,
 }
 
 /// One rule, parsed.
@@ -121,13 +123,23 @@ impl Rules {
             return Err(problems);
         }
         let lookups = lookup::merge(&mut rules);
-        Ok(Rules { options, rules, lookups })
+        Ok(Rules { options, rules, lookups, broadcasts: None })
     }
 
     /// All that the rules look up in other tables; a
     /// [`LookupId`](crate::change::LookupId) counts these.
     pub fn lookups(&self) -> &[Lookup] {
         &self.lookups
+    }
+
+    /// Whether any application event is sent.
+    pub fn sends_broadcasts(&self) -> bool {
+        self.broadcasts.is_some()
+    }
+
+    /// The same, and application events as these allow them.
+    pub fn with(self, broadcasts: Option<Broadcasts>) -> Rules {
+        Rules { broadcasts, ..self }
     }
 }
 

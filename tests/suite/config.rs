@@ -102,7 +102,7 @@ fn the_example_loads_as_it_is_and_with_every_option_switched_on() {
 
 #[test]
 fn the_example_documents_every_option_and_no_other() {
-    for section in ["[database]", "[pusher]", "[limits]", "[run]", "[[rule]]"] {
+    for section in ["[database]", "[pusher]", "[limits]", "[run]", "[broadcast]", "[[rule]]"] {
         let (_, rest) = EXAMPLE.split_once(&format!("\n{section}\n")).expect(section);
         let documented: BTreeSet<&str> = rest
             .lines()
@@ -117,10 +117,12 @@ fn the_example_documents_every_option_and_no_other() {
 fn a_default_in_the_example_is_the_default() {
     /// Shown with an example, since they are not set by default, or not always
     /// to the same.
-    const WITHOUT: [&str; 8] = [
+    const WITHOUT: [&str; 10] = [
         "ca_file",
+        "channels",
         "cluster",
         "encryption_key",
+        "events",
         "max_retained_wal",
         "password",
         "proxy",
