@@ -77,6 +77,9 @@ impl Cache {
     /// were deleted before or after it, are told to whom they belonged. Returns
     /// the lookups whose table is another one now.
     pub(super) fn observe(&mut self, batch: &Batch, now: Instant) -> Vec<LookupId> {
+        if self.tables.is_empty() {
+            return Vec::new();
+        }
         self.parents.next_batch();
         self.expire(now);
         match batch.xids().first() {

@@ -286,6 +286,7 @@ async fn a_stop_does_not_wait_for_a_row() {
 }
 
 #[tokio::test]
+#[expect(clippy::print_stdout, reason = "figures that the issue asks for")]
 async fn a_burst_asks_few_questions() {
     const CHANGES: usize = 1000;
     let schema = "

@@ -41,6 +41,8 @@ pub(super) struct Rule {
     pub(super) entity: &'static str,
     by_id: Option<&'static str>,
     by_owner: Option<&'static str>,
+    /// What templates call the owner.
+    owner: &'static str,
     list: Option<&'static str>,
     /// Which rows a page shows, as a condition in SQL.
     shown: &'static str,
@@ -60,6 +62,7 @@ const PLAIN: Rule = Rule {
     entity: "",
     by_id: None,
     by_owner: None,
+    owner: "owner",
     list: None,
     shown: "true",
     options: "",
@@ -126,7 +129,10 @@ pub(super) const RULES: [Rule; 6] = [
         entity: "order",
         by_owner: Some("orders."),
         list: Some("orders"),
-        options: "id = '{{ owner }}'\n",
+        // Whose handle is the owner's number, for as long as the owner is there.
+        owner: "buyer.handle",
+        options: "id = '{{ owner }}'\n[rule.lookup.buyer]\ntable = 'owners'\nkey = '{{ owner }}'\n\
+                  columns = ['handle']\n",
         is_child: true,
         ..PLAIN
     },
@@ -195,7 +201,7 @@ impl Rule {
         let by =
             |prefix: Option<&str>, column| prefix.map(|it| format!("'{it}{{{{ {column} }}}}'"));
         let list = self.list.map(|list| format!("'{list}'"));
-        let channels = [by(self.by_id, "id"), by(self.by_owner, "owner"), list];
+        let channels = [by(self.by_id, "id"), by(self.by_owner, self.owner), list];
         let channels: Vec<String> = channels.into_iter().flatten().collect();
         let channels = channels.join(", ");
         format!(
@@ -228,8 +234,13 @@ pub(super) fn sql() -> String {
          create function log_truncate() returns trigger language plpgsql as $$ begin
              insert into log (tab) values (tg_table_name);
              return null;
-         end $$;\n",
+         end $$;
+         create table owners (id int primary key, handle text not null, note int not null);
+         alter table owners replica identity full;\n",
     );
+    sql.push_str(&format!(
+        "insert into owners select i, i, 0 from generate_series(1, {OWNERS}) i;\n"
+    ));
     for Table { name, identity, .. } in &TABLES {
         sql.push_str(&format!(
             "create table {name} (id bigint primary key, owner int not null, status text not null,

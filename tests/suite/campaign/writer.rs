@@ -129,7 +129,14 @@ fn transaction(rng: &mut Rng, has_bulk: bool) -> Vec<String> {
             }
             if rng.percent(50) { block(again, "commit") } else { again }
         }
-        92..98 => {
+        // An owner's row goes and is back, so that others are never without.
+        92..94 => {
+            let owner = owner(rng);
+            let delete = format!("delete from owners where id = {owner}");
+            let again = format!("insert into owners values ({owner}, '{owner}', 0)");
+            block(vec![statement(rng), delete, statement(rng), again, statement(rng)], "commit")
+        }
+        94..98 => {
             let table = rng.pick(&TABLES).name;
             let (from, to) = (id(rng), id(rng));
             vec![format!(
@@ -180,6 +187,7 @@ fn statement(rng: &mut Rng) -> String {
                 "(select string_agg(md5(i::text || random()), '') from generate_series(1, 300) i)";
             format!("update {name} set {set}, body = {body} where id = {id}")
         }
+        13 => format!("update owners set note = note + 1 where id = {}", owner(rng)),
         _ => {
             let title = rng.pick(&TITLES);
             format!("update {name} set {set}, title = $t${title}$t$ where id = {id}")
