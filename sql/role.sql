@@ -1,6 +1,7 @@
 -- The role that rowcast runs as. It may log in and stream changes, nothing
 -- else: it can read no table, since the stream needs no SELECT. What it sees of
--- a change is what the publication sends.
+-- a change is what the publication sends. Where rules look rows up,
+-- `rowcast setup` grants it SELECT on the columns that they name.
 --
 -- Run it once, as a role that may create roles:
 --
