@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::notification::{Action, ChannelName, Notification, Shape, Terms, WindowBy};
+use crate::notification::{Action, Notification, Shape, Terms, WindowBy};
 
 /// What two notifications of one transaction come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +26,8 @@ pub(super) fn net(earlier: &Notification, later: &Notification) -> Net {
     let is_constant = later.terms.event(later.event_index, later.action).is_some();
     // By channel, or by an event that row values name, the transaction may have
     // deleted the row elsewhere first: it was there before.
-    let is_whole = is_one_row && is_constant && later.terms.window_by == WindowBy::Id;
-    if is_whole && (earlier.action, later.action) == (Action::Created, Action::Deleted) {
+    let is_all = is_one_row && is_constant && later.terms.window_by == WindowBy::Id;
+    if is_all && (earlier.action, later.action) == (Action::Created, Action::Deleted) {
         return Net::Nothing;
     }
     let action = fold(earlier.action, later.action, is_one_row);
@@ -39,9 +39,8 @@ pub(super) fn net(earlier: &Notification, later: &Notification) -> Net {
     }
 }
 
-/// The action of both as one, for two that are about the same subject, the later
-/// of one rule. `None` if they stay two, as those who listen for the one do not
-/// hear the other.
+/// The action of both as one, for two that are about the same subject. `None` if
+/// they stay two, as those who listen for the one do not hear the other.
 pub(super) fn across(earlier: &Notification, later: &Notification) -> Option<Action> {
     if earlier.event != later.event || !is_alike(earlier, later) {
         return None;
@@ -52,37 +51,34 @@ pub(super) fn across(earlier: &Notification, later: &Notification) -> Option<Act
     (is_heard && is_announced(earlier, later, action)).then_some(action)
 }
 
-/// Whether each rule of the earlier one would as well have said the later.
-fn is_alike(earlier: &Notification, later: &Notification) -> bool {
-    if earlier.shares.is_empty() && Arc::ptr_eq(&earlier.terms, &later.terms) {
-        return earlier.event_index == later.event_index;
-    }
-    let is_like_all = |event_index, terms: &Arc<Terms>, channels: &[ChannelName]| match Arc::ptr_eq(
-        terms,
-        &later.terms,
-    ) {
-        true => event_index == later.event_index,
-        false => may_speak_for(terms, channels, later),
-    };
-    match &*earlier.shares {
-        [] => is_like_all(earlier.event_index, &earlier.terms, &earlier.channels),
-        shares => shares.iter().all(|it| is_like_all(it.event_index, &it.terms, &it.channels)),
-    }
+/// Whether the later one may tell all of the earlier one on all its channels. A
+/// rule's own payload goes to none that another rule alone names: what it says
+/// may not be for all who listen there.
+pub(super) fn is_whole(earlier: &Notification, later: &Notification) -> bool {
+    earlier.each_share().all(|(terms, _, channels)| {
+        Arc::ptr_eq(terms, &later.terms)
+            || terms.shape == Shape::Minimal
+            || channels.iter().all(|channel| later.channels.contains(channel))
+    })
 }
 
-/// Whether a notification may tell what another rule said on these channels.
+/// Whether each of the rules might have said what the others say.
+fn is_alike(earlier: &Notification, later: &Notification) -> bool {
+    earlier.each_share().all(|(one, one_index, _)| {
+        later.each_share().all(|(other, other_index, _)| match Arc::ptr_eq(one, other) {
+            true => one_index == other_index,
+            false => are_alike(one, other),
+        })
+    })
+}
+
 /// What two rules say of one table is no one thing, or each change would count
-/// twice. A rule's own payload goes nowhere but where that rule sends it.
-fn may_speak_for(terms: &Terms, channels: &[ChannelName], later: &Notification) -> bool {
-    let own = &later.terms;
-    terms.table != own.table
-        && terms.window_by == own.window_by
-        && terms.shape == own.shape
-        && match own.shape {
-            Shape::Minimal => true,
-            Shape::Own(_) => channels.iter().all(|channel| later.channels.contains(channel)),
-            Shape::Before => false,
-        }
+/// twice.
+fn are_alike(one: &Terms, other: &Terms) -> bool {
+    one.table != other.table
+        && one.window_by == other.window_by
+        && one.shape == other.shape
+        && one.shape != Shape::Before
 }
 
 /// What happened to an entity is what happened to its own row, whatever happened

@@ -107,7 +107,8 @@ impl Windows {
                 window.place = (window.place.0.max(now), self.serial);
                 self.lanes[window.lane].schedule.insert(window.place, key);
             }
-            self.unsent += usize::from(window.add(notification, rules, frontier));
+            self.unsent -= window.add(notification, rules, frontier);
+            self.unsent += 1;
             return;
         }
         // Another subject with the same hash is as if it were never folded.
@@ -123,7 +124,8 @@ impl Windows {
             counted: Vec::new(),
         };
         self.lanes[window.lane].schedule.insert(window.place, key);
-        self.unsent += usize::from(window.add(notification, rules, frontier));
+        self.unsent -= window.add(notification, rules, frontier);
+        self.unsent += 1;
         self.windows.insert(key, window);
     }
 
@@ -243,31 +245,62 @@ impl Window {
         self.entity == notification.terms.entity && *self.subject == *subject(notification)
     }
 
-    /// Whether there is one more unsent now: else it was folded.
+    /// How many others it has become one with.
     fn add(
         &mut self,
         mut notification: Notification,
         rules: &mut Rules,
         frontier: &mut Frontier,
-    ) -> bool {
-        let folds = fold::folds(&notification);
+    ) -> usize {
         self.count(&notification, rules);
-        let recent = self.unsent.iter().enumerate().rev().take(LOOKBACK);
-        let mut folded = recent
-            .filter_map(|(index, earlier)| Some((index, fold::across(earlier, &notification)?)));
-        let Some((index, action)) = folded.next().filter(|_| folds) else {
+        let (mut folded, mut is_entered) = (0, false);
+        let tried = if fold::folds(&notification) { LOOKBACK } else { 0 };
+        for index in (0..self.unsent.len()).rev().take(tried) {
+            let Some(action) = fold::across(&self.unsent[index], &notification) else { continue };
+            let is_whole = fold::is_whole(&self.unsent[index], &notification);
+            let taken = match is_whole {
+                true => self.take(index, rules),
+                false => self.take_part(index, &notification, rules, frontier),
+            };
+            let Some(earlier) = taken else { continue };
+            // Of their positions the lowest stays in the frontier, for all.
+            if is_entered {
+                frontier.leave(notification.position.max(earlier.position));
+            }
+            is_entered = true;
+            folded += usize::from(is_whole);
+            rules.free(&notification);
+            notification.absorb(earlier, action);
+            rules.keep(&notification);
+        }
+        if !is_entered {
             frontier.enter(notification.position);
-            self.unsent.push_back(notification);
-            return true;
-        };
-        let earlier = self.unsent.remove(index).expect("it was found there");
-        rules.free(&notification);
-        rules.free(&earlier);
-        // The earlier one's position stays in the frontier, for both.
-        notification.absorb(earlier, action);
-        rules.keep(&notification);
+        }
         self.unsent.push_back(notification);
-        false
+        folded
+    }
+
+    fn take(&mut self, index: usize, rules: &mut Rules) -> Option<Notification> {
+        let earlier = self.unsent.remove(index)?;
+        rules.free(&earlier);
+        Some(earlier)
+    }
+
+    /// What the later one tells instead; both are at the position then.
+    fn take_part(
+        &mut self,
+        index: usize,
+        later: &Notification,
+        rules: &mut Rules,
+        frontier: &mut Frontier,
+    ) -> Option<Notification> {
+        let earlier = &mut self.unsent[index];
+        rules.free(earlier);
+        let part = earlier.part_for(later);
+        rules.keep(earlier);
+        let part = part?;
+        frontier.hold(part.position);
+        Some(part)
     }
 
     fn count(&mut self, notification: &Notification, rules: &mut Rules) {

@@ -106,6 +106,17 @@ impl Payload {
         };
     }
 
+    /// What it says stays, and is not drawn again: it is not the payload of the
+    /// rule that speaks now.
+    pub(super) fn freeze(&mut self) {
+        *self = match mem::take(self) {
+            Payload::Minimal { changed, partial, .. } => {
+                Payload::Minimal { changed, partial, draft: None }
+            }
+            Payload::Own(text) | Payload::Drawn { text, .. } => Payload::Own(text),
+        };
+    }
+
     pub(super) fn heap_bytes(&self) -> usize {
         match self {
             Payload::Minimal { changed, draft, .. } => {

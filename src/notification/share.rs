@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use super::{ChannelName, Notification, Reason, Resync, Terms};
+use super::{ChannelName, Notification, Payload, Reason, Resync, Terms};
 
 /// What one rule has in a notification that those of several rules became.
 #[derive(Clone, Debug)]
@@ -17,8 +17,15 @@ pub struct Share {
 impl Notification {
     /// Whose it is: of one rule mostly, each on one table.
     pub fn all_terms(&self) -> impl Iterator<Item = &Arc<Terms>> {
-        let own = self.shares.is_empty().then_some(&self.terms);
-        own.into_iter().chain(self.shares.iter().map(|share| &share.terms))
+        self.each_share().map(|(terms, ..)| terms)
+    }
+
+    /// Terms, which of their events, and the channels that they named.
+    pub fn each_share(&self) -> impl Iterator<Item = (&Arc<Terms>, usize, &[ChannelName])> {
+        let own = (&self.terms, self.event_index, &*self.channels);
+        let shares = self.shares.iter();
+        let shares = shares.map(|share| (&share.terms, share.event_index, &*share.channels));
+        self.shares.is_empty().then_some(own).into_iter().chain(shares)
     }
 
     /// Whether it tells of changes by these terms.
@@ -63,19 +70,60 @@ impl Notification {
 
     /// Takes the terms' share out, and says whether another rule's is left.
     pub fn leave_out(&mut self, terms: &Arc<Terms>) -> bool {
-        self.shares.retain(|share| !Arc::ptr_eq(&share.terms, terms));
-        let Some(latest) = self.shares.last() else { return false };
-        self.terms = latest.terms.clone();
+        let mut shares = std::mem::take(&mut self.shares);
+        shares.retain(|share| !Arc::ptr_eq(&share.terms, terms));
+        let stays = !shares.is_empty();
+        if stays {
+            self.set_shares(shares);
+        }
+        stays
+    }
+
+    /// Takes out what a later one tells instead: all that is of its own rule, and
+    /// of the others' what is on its channels. `None` if that is nothing; something
+    /// else is left.
+    pub fn part_for(&mut self, later: &Notification) -> Option<Notification> {
+        let (mut goes, mut stays) = (Vec::new(), Vec::new());
+        for share in self.take_shares() {
+            let is_own = Arc::ptr_eq(&share.terms, &later.terms);
+            let is_taken = |channel: &ChannelName| is_own || later.channels.contains(channel);
+            let (taken, left): (Vec<_>, Vec<_>) =
+                share.channels.iter().cloned().partition(is_taken);
+            // What is told in two parts counts once.
+            let count = if left.is_empty() { share.count } else { 0 };
+            if !taken.is_empty() {
+                goes.push(Share { channels: taken, count, ..share.clone() });
+            }
+            if !left.is_empty() {
+                stays.push(Share { channels: left, ..share });
+            }
+        }
+        debug_assert!(!stays.is_empty(), "all of it is told by the later one");
+        self.set_shares(stays);
+        if goes.is_empty() {
+            return None;
+        }
+        let mut part = Notification { payload: Payload::default(), ..self.clone() };
+        part.set_shares(goes);
+        Some(part)
+    }
+
+    fn set_shares(&mut self, mut shares: Vec<Share>) {
+        let latest = shares.last().expect("it is some rule's");
+        if !Arc::ptr_eq(&self.terms, &latest.terms) {
+            self.terms = latest.terms.clone();
+            self.payload.freeze();
+        }
         self.event_index = latest.event_index;
-        self.count = self.shares.iter().map(|share| share.count).sum();
+        self.count = shares.iter().map(|share| share.count).sum();
         self.channels.clear();
-        for share in &self.shares {
+        for share in &shares {
             add(&mut self.channels, &share.channels);
         }
-        if self.shares.len() == 1 {
-            self.shares = Vec::new();
+        if shares.len() == 1 {
+            shares = Vec::new();
         }
-        true
+        self.shares = shares;
     }
 
     /// The shares of both, the one that comes later last.

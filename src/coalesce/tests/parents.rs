@@ -135,32 +135,63 @@ fn what_listeners_of_another_payload_event_or_window_wait_for_stays_apart() {
     assert_eq!(told(&[(&host, Updated), (&longer, Updated)]).len(), 2);
 }
 
-#[test]
-fn a_rules_own_payload_goes_to_no_channel_that_it_does_not_name() {
-    let own = |terms: &mut Terms| terms.shape = Shape::Own("{\"id\":*,}".into());
-    let [host, part, _] = rules_of_hosts();
-    let (host, part) = (with(&host, own), with(&part, own));
-    let on = |terms: &Arc<Terms>, channels: &[&str], position: u64| Notification {
-        channels: channels.iter().map(|name| name.parse().expect("a channel")).collect(),
+fn own(terms: &mut Terms) {
+    terms.shape = Shape::Own("{\"id\":*,}".into());
+}
+
+fn on(terms: &Arc<Terms>, on: &[&str], position: u64) -> Notification {
+    Notification {
+        channels: on.iter().map(|name| name.parse().expect("a channel")).collect(),
         payload: Payload::Own(position.to_string().into()),
         ..notification(terms, Updated, 7, position)
-    };
-    for (earlier, later, told) in [
-        (&["a"][..], &["a"][..], 1),
-        (&["a"], &["b", "a"], 1),
-        (&["a", "b"], &["a"], 2),
-        (&["a"], &["b"], 2),
+    }
+}
+
+#[test]
+fn a_rules_own_payload_goes_to_no_channel_that_it_does_not_name() {
+    let [host, part, _] = rules_of_hosts();
+    let (host, part) = (with(&host, own), with(&part, own));
+    for (earlier, later, left) in [
+        (&["a"][..], &["a"][..], &[][..]),
+        (&["a"], &["b", "a"], &[]),
+        (&["a", "b"], &["a"], &["b"]),
+        (&["a"], &["b"], &["a"]),
     ] {
         let mut stage = closed();
         stage.commit(on(&host, earlier, 2));
         stage.commit(on(&part, later, 3));
         stage.wait(WINDOW);
-        let popped = stage.pop_all();
-        assert_eq!(popped.len(), told, "{earlier:?} and {later:?}");
-        let last = popped.last().expect("one was told");
-        assert_eq!(&*last.data(), "3");
-        assert!(channels(last).iter().all(|channel| later.contains(channel)));
+        let mut popped = stage.pop_all();
+        let last = popped.pop().expect("the later one is told");
+        assert_eq!((&*last.data(), channels(&last).len()), ("3", later.len()));
+        assert!(channels(&last).iter().all(|channel| later.contains(channel)));
+        let told: Vec<_> = popped.iter().map(|it| (it.data(), channels(it))).collect();
+        match left {
+            [] => assert_eq!(told, []),
+            left => assert_eq!(told, [("2".into(), left.to_vec())]),
+        }
+        assert!(stage.coalescer.is_empty() && stage.coalescer.rules.hold_nothing());
+        assert_eq!(stage.frontier.advance(), Some(Position::new(3)));
     }
+}
+
+#[test]
+fn each_channel_is_told_once_in_a_window_whichever_of_them_each_rule_names() {
+    let rules = rules_of_hosts().map(|terms| with(&terms, own));
+    let named = [&["a", "b"][..], &["a"], &["b", "c"]];
+    let mut stage = closed();
+    for n in 0..300_usize {
+        let rule = (n * n + n / 7) % 3;
+        stage.commit(on(&rules[rule], named[rule], 2 + n as u64));
+    }
+    stage.wait(WINDOW);
+    let popped = stage.pop_all();
+    let mut told: Vec<&str> = popped.iter().flat_map(channels).collect();
+    told.sort_unstable();
+    assert_eq!(told, ["a", "b", "c"], "{popped:#?}");
+    assert_eq!(popped.iter().map(|popped| popped.count).sum::<u64>(), 300);
+    assert!(stage.coalescer.is_empty() && stage.coalescer.rules.hold_nothing());
+    assert_eq!(stage.frontier.advance(), Some(Position::new(301)));
 }
 
 #[test]

@@ -178,8 +178,8 @@ struct World {
     owed: BTreeMap<usize, u64>,
     /// Of each window: the serial number of the last change told.
     told: HashMap<WindowOf, usize>,
-    /// Of each rule, event and subject: the last one told.
-    last_told: HashMap<(usize, usize, String), usize>,
+    /// Of each rule, event, id and channel: the last one told.
+    last_told: HashMap<(usize, usize, Box<str>, ChannelName), usize>,
     last_resync: HashMap<usize, u64>,
 }
 
@@ -404,11 +404,8 @@ impl World {
         for (rule, event_index, channels) in self.shares(&popped) {
             for channel in channels {
                 assert!(popped.channels.contains(&channel));
-                let subject = match popped.terms.window_by {
-                    WindowBy::Id => popped.id.to_string(),
-                    WindowBy::Channel => channel.to_string(),
-                };
-                self.last_told.insert((rule, event_index, subject), index);
+                let id = popped.id.clone();
+                self.last_told.insert((rule, event_index, id, channel), index);
             }
         }
         self.popped.push((self.serial, Popped::Notification(popped)));
@@ -441,8 +438,8 @@ impl World {
         let (popped_at, popped) = self.popped.swap_remove(index);
         match popped {
             Popped::Notification(popped) => {
-                for (rule, ..) in self.shares(&popped) {
-                    self.tell(&popped, rule, &popped.channels, popped_at);
+                for (rule, _, channels) in self.shares(&popped) {
+                    self.tell(&popped, rule, &channels, popped_at);
                 }
                 self.stage.frontier.leave(popped.position);
             }
@@ -612,7 +609,7 @@ proptest! {
         prop_assert_eq!(world.confirmed, world.script.last().map(|(_, position)| *position));
         // The last word on an id is its last change's.
         for (index, (item, _)) in world.script.iter().enumerate() {
-            let Item::Change { rule, id, .. } = item else { continue };
+            let Item::Change { rule, .. } = item else { continue };
             let terms = &world.rules[*rule];
             if terms.window_by == WindowBy::Channel || world.last_resync.contains_key(rule) {
                 continue;
@@ -620,9 +617,11 @@ proptest! {
             if world.may_be_nothing(index, terms) {
                 continue;
             }
-            let of_event = |event_index| (*rule, event_index, id.to_string());
-            for event_index in 0..terms.events.len() {
-                prop_assert!(world.last_told.get(&of_event(event_index)) >= Some(&index));
+            for made in world.notifications(index) {
+                for channel in made.channels {
+                    let told = (*rule, made.event_index, made.id.clone(), channel);
+                    prop_assert!(world.last_told.get(&told) >= Some(&index), "{:?}", told);
+                }
             }
         }
     }
