@@ -33,7 +33,7 @@ fn hostile_rules() -> (Rules, Arc<Relation>) {
     (rules(config), posts(&columns))
 }
 
-fn hostile_value() -> impl Strategy<Value = Option<Option<Vec<u8>>>> {
+pub(super) fn hostile_value() -> impl Strategy<Value = Option<Option<Vec<u8>>>> {
     let text = prop_oneof![
         3 => prop::collection::vec(any::<u8>(), 0..40),
         3 => "[-a-zA-Z0-9_=@,;.#{}%| ]{0,30}".prop_map(String::into_bytes),

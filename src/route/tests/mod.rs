@@ -3,6 +3,7 @@
 mod cases;
 mod folds;
 mod hostile;
+mod lookups;
 mod rows;
 
 use std::collections::BTreeSet;
