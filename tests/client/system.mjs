@@ -1,15 +1,18 @@
 // The pages of one system: each a browser of its own, with Laravel Echo over pusher-js. Prints what happens, one JSON
 // object a line: {"connected": {"client", "socket"}}, {"joined": {"client", "channel"}},
 // {"refused": {"client", "channel", "why"}}, {"heard": {"client", "channel", "event", "by", "data", "at_ms"}}, where
-// `by` lists the `.listen(…)` that heard it. What comes on a channel and nobody listens for is printed with none.
-// Reads {"join": {"client", "method", "name", "events"}}, {"leave": {"client", "channel"}}; ends with its input.
+// `by` lists the `.listen(…)` that heard it. What comes on a channel and nobody listens for is printed with none. And
+// {"called": {"client", "call"}}, `"fetchOrder 7"`, for what the system's own page.js asks of its application. Reads
+// {"open": {"client", "pages": [{"name", "parameters"}], "joins": [{"method", "name", "events"}]}}, {"leave": {"client",
+// "channel"}}, {"reconnect": {"client"}}; ends with its input.
 import { createHash, createHmac } from "node:crypto";
 import { createInterface } from "node:readline";
 import Echo from "laravel-echo";
 import PusherModule from "pusher-js";
 
 const { Pusher = PusherModule } = PusherModule;
-const { app, clients } = JSON.parse(process.argv[2]);
+const { app, clients, page } = JSON.parse(process.argv[2]);
+const pages = await import(page);
 
 const print = (line) => process.stdout.write(JSON.stringify(line) + "\n");
 const sign = (text) => createHmac("sha256", app.secret).update(text).digest("hex");
@@ -71,10 +74,29 @@ const join = (client, echo, { method, name, events }) => {
 
 const echos = Object.fromEntries(clients.map((client) => [client.name, connect(client)]));
 
+// The application of a page: whatever is asked of it, it only tells.
+const application = (client) =>
+  new Proxy(
+    {},
+    { get: (_, method) => (...given) => print({ called: { client, call: [method, ...given.map(String)].join(" ") } }) },
+  );
+
+// All of it before the server can answer, so that both hear of the joining.
+const open = ({ client, pages: shown, joins }) => {
+  for (const { name, parameters } of shown) pages[name](echos[client], application(client), ...parameters);
+  for (const it of joins) join(client, echos[client], it);
+};
+
+const reconnect = ({ connector: { pusher } }) => {
+  pusher.disconnect();
+  pusher.connect();
+};
+
 createInterface({ input: process.stdin })
   .on("line", (line) => {
     const command = JSON.parse(line);
-    if (command.join) join(command.join.client, echos[command.join.client], command.join);
+    if (command.open) open(command.open);
     if (command.leave) echos[command.leave.client].leaveChannel(command.leave.channel);
+    if (command.reconnect) reconnect(echos[command.reconnect.client]);
   })
   .on("close", () => process.exit(0));

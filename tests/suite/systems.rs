@@ -75,6 +75,7 @@ async fn play(folder: &Path, config: &str, scenario: &str) {
     for (index, step) in scenario.steps.iter().enumerate() {
         play.step(index + 1, step).await;
     }
+    play.reconnect(&scenario).await;
     play.stop(run).await;
     play.nothing_more().await;
 

@@ -1,6 +1,6 @@
 //! All the pages of a system, in one process: `tests/client/system.mjs`.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -33,11 +33,17 @@ pub enum Line {
     Refused { client: String, channel: String, why: Value },
     Error { client: String, error: Value },
     Heard(Heard),
+    Called { client: String, call: String },
 }
 
 impl Browsers {
     /// Connected, and joined to nothing yet.
-    pub async fn open(sockudo: &Sockudo, encryption_key: &str, clients: &[Client]) -> Self {
+    pub async fn open(
+        sockudo: &Sockudo,
+        encryption_key: &str,
+        page: &Path,
+        clients: &[Client],
+    ) -> Self {
         let mut app = sockudo.app();
         app["encryption_key"] = encryption_key.into();
         let channels = |texts: &[String]| -> Vec<String> {
@@ -52,7 +58,8 @@ impl Browsers {
                 })
             })
             .collect();
-        let process = node::start("system.mjs", &json!({ "app": app, "clients": described }));
+        let process =
+            node::start("system.mjs", &json!({ "app": app, "page": page, "clients": described }));
         let browsers = Self { process };
         for client in clients {
             browsers.socket(&client.name).await;
@@ -69,19 +76,27 @@ impl Browsers {
         .await
     }
 
-    pub async fn join(&self, client: &str, subscription: Subscription<'_>, events: &[String]) {
-        self.ask(client, subscription, events);
-        let channel = subscription.channel();
-        let what = format!("{client} joins {channel}");
-        let outcome = self.wait_for(&what, |line| about(client, &channel, line));
-        if let Err(why) = outcome.await {
-            panic!("{what}: refused: {why}");
+    /// Runs these functions of page.js, `server 1`, and joins these channels.
+    pub async fn show(
+        &self,
+        client: &str,
+        pages: &[&str],
+        joins: &[(Subscription<'_>, Vec<String>)],
+    ) {
+        self.ask(client, pages, joins);
+        for (subscription, _) in joins {
+            let channel = subscription.channel();
+            let what = format!("{client} joins {channel}");
+            let outcome = self.wait_for(&what, |line| about(client, &channel, line));
+            if let Err(why) = outcome.await {
+                panic!("{what}: refused: {why}");
+            }
         }
     }
 
     /// Returns when it was refused.
     pub async fn fail_to_join(&self, client: &str, subscription: Subscription<'_>) {
-        self.ask(client, subscription, &[]);
+        self.ask(client, &[], &[(subscription, Vec::new())]);
         let channel = subscription.channel();
         let what = format!("{client} is refused {channel}");
         let outcome = self.wait_for(&what, |line| about(client, &channel, line));
@@ -91,7 +106,7 @@ impl Browsers {
     /// With a signature that is none. Returns when the server has said so.
     pub async fn forge(&self, client: &str, subscription: Subscription<'_>) {
         const UNAUTHORIZED: u32 = 4009;
-        self.ask(client, subscription, &[]);
+        self.ask(client, &[], &[(subscription, Vec::new())]);
         let channel = subscription.channel();
         let what = format!("the server tells {client} that it may not join {channel}");
         self.wait_for(&what, |line| match line {
@@ -107,14 +122,58 @@ impl Browsers {
         .await;
     }
 
-    fn ask(
-        &self,
-        client: &str,
-        Subscription { method, name }: Subscription<'_>,
-        events: &[String],
-    ) {
-        let join = json!({ "client": client, "method": method, "name": name, "events": events });
-        self.process.write_line(&json!({ "join": join }).to_string());
+    fn ask(&self, client: &str, pages: &[&str], joins: &[(Subscription<'_>, Vec<String>)]) {
+        let joins = joins.iter().map(|(Subscription { method, name }, events)| {
+            json!({ "method": method, "name": name, "events": events })
+        });
+        let joins: Vec<Value> = joins.collect();
+        let pages = pages.iter().map(|page| {
+            let mut words = page.split(' ');
+            json!({ "name": words.next(), "parameters": words.collect::<Vec<_>>() })
+        });
+        let pages: Vec<Value> = pages.collect();
+        let open = json!({ "client": client, "pages": pages, "joins": joins });
+        self.process.write_line(&json!({ "open": open }).to_string());
+    }
+
+    /// Cuts the connection and makes it again. Returns when all these channels are joined again.
+    pub async fn reconnect(&self, client: &str, channels: BTreeSet<&str>) {
+        let mark = self.mark();
+        self.process.write_line(&json!({ "reconnect": { "client": client } }).to_string());
+        let mut waiting = channels;
+        if waiting.is_empty() {
+            return;
+        }
+        let what = format!("{client} joins again");
+        let lines = &self.process.stdout;
+        lines
+            .find_after(mark, SOON, &what, |line| {
+                if let Line::Joined { client: c, channel } = parse(line)
+                    && c == client
+                {
+                    waiting.remove(&*channel);
+                }
+                waiting.is_empty().then_some(())
+            })
+            .await;
+    }
+
+    /// Waits until pages have asked this of their application, after `mark`: `till: fetchOrder 7`.
+    pub async fn calls(&self, mark: usize, calls: &[String]) {
+        for wanted in calls {
+            let find = |line: &str| match parse(line) {
+                Line::Called { client, call } => {
+                    (format!("{client}: {call}") == *wanted).then_some(())
+                }
+                _ => None,
+            };
+            self.process.stdout.find_after(mark, SOON, wanted, find).await;
+        }
+    }
+
+    /// Where the lines end now.
+    pub fn mark(&self) -> usize {
+        self.process.stdout.mark()
     }
 
     pub fn leave(&self, client: &str, channel: &str) {

@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 use super::{
     browsers::{Browsers, Heard},
     ledger::Ledger,
-    scenario::{Scenario, Step, Subscription},
+    scenario::{Client as Browser, Scenario, Step, Subscription},
 };
 use crate::harness::{
     cluster::Version,
@@ -60,7 +60,9 @@ impl Play {
             .env("REVERB_APP_SECRET", Sockudo::SECRET);
         let setup = rowcast.start(&["setup", "--identity"]);
         assert_eq!(setup.exit_code(SOON).await, 0, "{:?}", setup.stderr.all());
-        let browsers = Browsers::open(&sockudo, ENCRYPTION_KEY, &scenario.clients).await;
+        let browsers =
+            Browsers::open(&sockudo, ENCRYPTION_KEY, &folder.join("page.js"), &scenario.clients)
+                .await;
         let application = database.client().await;
         let mut play = Self {
             sockudo,
@@ -72,17 +74,25 @@ impl Play {
             ledger: Ledger::default(),
             mark: 0,
         };
+        let mark = play.browsers.mark();
         play.open_pages(scenario).await;
+        play.browsers.calls(mark, &fetches(scenario)).await;
         play
     }
 
     async fn open_pages(&mut self, scenario: &Scenario) {
         for client in &scenario.clients {
-            for (subscription, names) in &client.listen {
+            let joins = client.listen.iter().map(|(subscription, names)| {
                 let dotted = names.iter().filter(|_| client.both).map(|name| format!(".{name}"));
-                let events: Vec<String> = names.iter().cloned().chain(dotted).collect();
-                self.join(&client.name, Subscription::of(subscription), events).await;
-            }
+                let resync = [".rowcast.resync".to_owned()];
+                let events = names.iter().cloned().chain(dotted).chain(resync).collect();
+                (Subscription::of(subscription), events)
+            });
+            let joins: Vec<(Subscription<'_>, Vec<String>)> = joins.collect();
+            let pages: Vec<&str> = client.pages.keys().map(String::as_str).collect();
+            self.browsers.show(&client.name, &pages, &joins).await;
+            let channels = joins.iter().map(|(at, _)| (client.name.clone(), at.channel()));
+            self.joined.extend(channels);
             for subscription in &client.refused {
                 self.browsers.fail_to_join(&client.name, Subscription::of(subscription)).await;
             }
@@ -92,15 +102,10 @@ impl Play {
         }
     }
 
-    async fn join(&mut self, client: &str, at: Subscription<'_>, mut events: Vec<String>) {
-        events.push(".rowcast.resync".to_owned());
-        self.browsers.join(client, at, &events).await;
-        self.joined.push((client.to_owned(), at.channel()));
-    }
-
     /// At its first start rowcast does not know what it has missed, so it tells every page to fetch. Afterwards it
     /// knows, and tells only what changes.
     pub async fn resync_by_a_first_start(&mut self, scenario: &Scenario) {
+        let start = self.browsers.mark();
         let run = self.run().await;
         let mut waiting: BTreeSet<(String, String)> = self.joined.iter().cloned().collect();
         waiting.retain(|(_, channel)| !scenario.without_resync.contains(channel));
@@ -119,6 +124,7 @@ impl Play {
         })
         .await;
         self.stop(run).await;
+        self.browsers.calls(start, &fetches(scenario)).await;
         self.fence("fence-1").await;
         (_, self.mark) = self.browsers.heard_from(self.mark);
     }
@@ -131,11 +137,12 @@ impl Play {
 
     /// Plays a step and waits for what it makes the pages hear.
     pub async fn step(&mut self, number: usize, step: &Step) {
+        let start = self.browsers.mark();
         if let Some((client, subscription)) = step.join.as_deref().map(by_client) {
             let joined = Subscription::of(subscription);
             self.joined.push((client.to_owned(), joined.channel()));
             self.ledger.expect(number, step, &self.joined);
-            self.browsers.join(client, joined, &[]).await;
+            self.browsers.show(client, &[], &[(joined, Vec::new())]).await;
         } else {
             if let Some((client, channel)) = step.leave.as_deref().map(by_client) {
                 self.joined.retain(|joined| *joined != (client.to_owned(), channel.to_owned()));
@@ -163,6 +170,7 @@ impl Play {
         });
         let in_time = in_time.await;
         assert!(in_time, "{}: not within {DEADLINE:?}:\n{}", step.claim, self.ledger.missing());
+        self.browsers.calls(start, &step.calls).await;
     }
 
     /// `@socket ann` becomes her socket id.
@@ -176,6 +184,17 @@ impl Play {
             text.replace_range(start..start + MARK.len() + name.len(), &socket);
         }
         text
+    }
+
+    /// Pages fetch when they are connected again: rowcast does not know what they missed.
+    pub async fn reconnect(&self, scenario: &Scenario) {
+        for client in scenario.clients.iter().filter(|client| !client.pages.is_empty()) {
+            let start = self.browsers.mark();
+            let joined = self.joined.iter().filter(|(name, _)| *name == client.name);
+            let channels = joined.map(|(_, channel)| &**channel).collect();
+            self.browsers.reconnect(&client.name, channels).await;
+            self.browsers.calls(start, &fetches_of(client)).await;
+        }
     }
 
     /// Returns when all that was written is delivered.
@@ -216,6 +235,16 @@ impl Play {
     pub fn latencies_ms(self) -> Vec<f64> {
         self.ledger.latencies_ms
     }
+}
+
+/// What pages ask of their application when they have joined.
+fn fetches(scenario: &Scenario) -> Vec<String> {
+    scenario.clients.iter().flat_map(fetches_of).collect()
+}
+
+fn fetches_of(client: &Browser) -> Vec<String> {
+    let calls = client.pages.values().filter(|call| !call.is_empty());
+    calls.map(|call| format!("{}: {call}", client.name)).collect()
 }
 
 /// `ann: join online`.

@@ -30,7 +30,11 @@ pub struct Client {
     /// As whom it joins presence channels.
     pub user: Option<User>,
     /// `"private user.1"`, a method of Echo and a channel, with what `.listen` is given.
+    #[serde(default)]
     pub listen: BTreeMap<String, Vec<String>>,
+    /// Functions of the system's page.js that it runs, `"server 1"`, each with what this fetches after joining.
+    #[serde(default)]
+    pub pages: BTreeMap<String, String>,
     /// Whether it listens for each of these also with a dot: under the bare name.
     #[serde(default)]
     pub both: bool,
@@ -64,6 +68,9 @@ pub struct Step {
     pub leave: Option<String>,
     #[serde(default)]
     pub expect: Vec<Expect>,
+    /// What pages ask of their application then, `"till: fetchOrder 7"`.
+    #[serde(default)]
+    pub calls: Vec<String>,
 }
 
 /// Each event on each channel, at each client that joined it.
