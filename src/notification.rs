@@ -22,7 +22,7 @@ pub use pattern::{ChannelPattern, Part};
 pub use payload::{Changed, Draft, Payload, Render, minimal_may_exceed};
 pub use resync::{Reason, Resync};
 pub use share::Share;
-pub use terms::{Piece, Shape, Terms, WindowBy};
+pub use terms::{Piece, Shape, Tells, Terms, WindowBy};
 
 use std::borrow::Cow;
 use std::fmt;
@@ -184,7 +184,7 @@ impl Notification {
         self.channels = channels;
         let is_one_rule = Arc::ptr_eq(&self.terms, &earlier.terms);
         let shared = match is_one_rule && self.id == earlier.id {
-            true if self.terms.id_is_row => Shared::Row,
+            true if self.terms.id_is_row => Shared::Row { gapless: self.terms.tells == Tells::All },
             true => Shared::Id,
             false => Shared::Nothing,
         };

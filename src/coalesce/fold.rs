@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::notification::{Action, Notification, Shape, Terms, WindowBy};
+use crate::notification::{Action, Notification, Shape, Tells, Terms, WindowBy};
 
 /// What two notifications of one transaction come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,10 @@ pub(super) fn net(earlier: &Notification, later: &Notification) -> Net {
     let is_constant = later.terms.event(later.event_index, later.action).is_some();
     // By channel, or by an event that row values name, the transaction may have
     // deleted the row elsewhere first: it was there before.
-    let is_all = is_one_row && is_constant && later.terms.window_by == WindowBy::Id;
+    let is_all = is_one_row
+        && is_constant
+        && later.terms.window_by == WindowBy::Id
+        && later.terms.tells != Tells::Some;
     if is_all && (earlier.action, later.action) == (Action::Created, Action::Deleted) {
         return Net::Nothing;
     }

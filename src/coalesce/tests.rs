@@ -4,7 +4,7 @@ mod schedules;
 mod transactions;
 
 use super::*;
-use crate::notification::{Action, ChannelName, Payload, Refusal, Shape};
+use crate::notification::{Action, ChannelName, Payload, Refusal, Shape, Tells};
 
 const WINDOW: Duration = Duration::from_millis(250);
 

@@ -28,7 +28,10 @@ pub enum Payload {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shared {
     /// Both are about one row: the earlier says how it was before.
-    Row,
+    Row {
+        /// Whether nothing happened to it between the two.
+        gapless: bool,
+    },
     /// Rows of one id, such as the children of one parent: the last one is told,
     /// and what changed in any.
     Id,
@@ -141,8 +144,9 @@ impl Draft {
             return;
         }
         self.changed = Changed::union(earlier.changed, self.changed.take());
-        let Some(earlier) = earlier.draft.filter(|_| shared == Shared::Row) else { return };
-        if let Some(last) = Batch::carry(&earlier.last, &self.last) {
+        let (Shared::Row { gapless }, Some(earlier)) = (shared, earlier.draft) else { return };
+        // A long value that the later change left as it was.
+        if gapless && let Some(last) = Batch::carry(&earlier.last, &self.last) {
             self.last = Arc::new(last);
         }
         self.first = earlier.first;

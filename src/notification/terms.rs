@@ -16,9 +16,9 @@ pub struct Terms {
     /// is sent, and nothing is folded.
     pub window: Option<Duration>,
     pub window_by: WindowBy,
-    /// Whether an id names one row, so that what one transaction did to it may
-    /// come to nothing. Not so where a child announces its parent.
+    /// Whether an id names one row. Not so where a child announces its parent.
     pub id_is_row: bool,
+    pub tells: Tells,
     /// The actions that the rule announces; none for application events, which
     /// tell of no row.
     pub on: [bool; Action::ALL.len()],
@@ -45,6 +45,16 @@ pub enum Shape {
     Own(Box<str>),
     /// It says how a row was before, which only the rule's own can say.
     Before,
+}
+
+/// Which changes of a row the rule announces. Others may lie between two of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tells {
+    All,
+    /// Not each update, but always that a row is there and that it is gone: what
+    /// one transaction did to a row may come to nothing.
+    SomeUpdates,
+    Some,
 }
 
 /// Which notifications share a window.
@@ -91,6 +101,7 @@ impl Terms {
             window: None,
             window_by: WindowBy::Id,
             id_is_row: true,
+            tells: Tells::All,
             on: [true; Action::ALL.len()],
             events: Vec::new(),
             shape: Shape::Minimal,

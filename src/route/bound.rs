@@ -110,6 +110,7 @@ impl BoundRule {
             window: rule.window,
             window_by: rule.window_by,
             id_is_row: rule.id_is_row(relation),
+            tells: rule.tells(),
             on: Action::ALL.map(|action| rule.says(action)),
             events: events.iter().map(BoundEvent::constants).collect(),
             shape: rule.data.as_ref().map_or(Shape::Minimal, |data| data.shape(print)),

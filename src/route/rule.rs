@@ -16,7 +16,7 @@ use super::template::{Part, Template};
 use super::view::Scope;
 use super::{Broadcasts, Config, Oversize, Problem, Severity, SoftDelete, TablePattern};
 use crate::change::{Lookup, Relation, TableName};
-use crate::notification::{Action, EventName, WindowBy};
+use crate::notification::{Action, EventName, Tells, WindowBy};
 
 /// What all rules have in common.
 #[derive(Clone, Debug)]
@@ -168,18 +168,23 @@ impl Rule {
         self.tables.iter().any(|pattern| pattern.exact().as_ref() == Some(table))
     }
 
-    /// Whether an id is one row's: the primary key, or that column alone, and
-    /// each of its changes is announced. A row whose DELETE `when` does not let
-    /// pass, and which is made and deleted again, has not come to nothing.
+    /// Whether an id is one row's: the primary key, or that column alone.
     pub(super) fn id_is_row(&self, relation: &Relation) -> bool {
-        if self.when.is_some() {
-            return false;
-        }
         let Some(id) = &self.id else { return !relation.primary_key.is_empty() };
         let ([Part::Column(Scope::Row, name)], [key]) = (&*id.parts, &*relation.primary_key) else {
             return false;
         };
         relation.columns[*key].name == *name
+    }
+
+    /// A row whose DELETE `when` does not let pass, and which is made and deleted
+    /// again, has not come to nothing.
+    pub(super) fn tells(&self) -> Tells {
+        match (&self.when, &self.changed, &self.membership) {
+            (Some(_), _, _) => Tells::Some,
+            (None, None, None) => Tells::All,
+            (None, _, _) => Tells::SomeUpdates,
+        }
     }
 
     /// What it may call a change of the relation's rows.

@@ -63,6 +63,14 @@ fn changes_of_a_row_are_told_as_one() {
 }
 
 #[test]
+fn a_row_whose_deletion_may_be_kept_back_comes_to_no_nothing() {
+    let terms = Arc::new(Terms { tells: Tells::Some, ..saved("post") });
+    assert_eq!(told(&terms, &[Created, Deleted]), [[Deleted], [Deleted]]);
+    let terms = Arc::new(Terms { tells: Tells::SomeUpdates, ..saved("post") });
+    assert_eq!(told(&terms, &[Created, Deleted]), [vec![], vec![Deleted]]);
+}
+
+#[test]
 fn an_id_of_several_rows_is_never_told_as_one_row() {
     let terms = Arc::new(Terms { id_is_row: false, ..saved("post") });
     for (actions, folded) in [

@@ -169,6 +169,35 @@ fn an_unchanged_toasted_value_is_the_one_that_was_seen_last() {
 }
 
 #[test]
+fn a_condition_keeps_the_old_row_and_no_long_value_that_may_be_another_by_now() {
+    let relation = posts_with_key();
+    let rows = [
+        (Some("{}"), Some(r#"{"id":1,"status":"a","body":"long"}"#)),
+        (Some("{}"), Some(r#"{"id":1,"status":"b"}"#)),
+    ];
+    for option in ["when = \"status != 'x'\"", "changed = ['status']", "where = \"status != 'x'\""]
+    {
+        let text = "table = 'posts'\nchannels = 'posts'\n\
+                    data = { a = '{{ action }}', body = '{{ body }}' }";
+        let config = toml::from_str(&format!("{text}\n{option}")).expect("a rule");
+        assert!(fold(rules(config), &relation, &rows, &[Action::Updated]).is_partial(), "{option}");
+    }
+    let paid = rules(toml::toml! {
+        table = "posts"
+        channels = "posts"
+        when = "old.status != new.status"
+        data = { old_status = "{{ old.status }}", new_status = "{{ status }}" }
+    });
+    let relation = posts(&["id integer", "status text"]);
+    let rows = [
+        (Some(r#"{"id":1,"status":"pending"}"#), Some(r#"{"id":1,"status":"payment"}"#)),
+        (Some(r#"{"id":1,"status":"payment"}"#), Some(r#"{"id":1,"status":"paid"}"#)),
+    ];
+    let folded = fold(paid, &relation, &rows, &[Action::Updated]);
+    folded.says(r#"{"old_status":"pending","new_status":"paid"}"#);
+}
+
+#[test]
 fn children_of_one_parent_do_not_lend_each_other_their_rows() {
     let rules = rules(toml::toml! {
         table = "posts"
