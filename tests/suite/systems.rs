@@ -32,6 +32,9 @@ macro_rules! systems {
 
 systems! {
     blog: "blog" "rowcast.toml" "scenario.toml";
+    blog_recommended: "blog" "rowcast-recommended.toml" "scenario-recommended.toml";
+    event_sourced: "event-sourced" "rowcast.toml" "scenario.toml";
+    stored_events: "event-sourced" "rowcast-stored-events.toml" "scenario-stored-events.toml";
     pos: "pos" "rowcast.toml" "scenario.toml";
     pos_encrypted: "pos" "rowcast-encrypted.toml" "scenario-encrypted.toml";
     provisioning: "provisioning" "rowcast.toml" "scenario.toml";

@@ -59,13 +59,15 @@ impl Ledger {
     /// Panics if nobody expected it.
     pub fn hear(&mut self, heard: &Heard, claim: &str, committed_ms: Option<f64>) {
         assert!(!heard.by.is_empty(), "{claim}: no .listen(…) of the page hears {heard:?}");
-        let due = self.due.iter_mut().find(|due| {
+        // What is waited for comes first, then what may come once more.
+        let is_heard = |due: &Due| {
             due.heard < due.at_most
                 && due.client == heard.client
                 && due.channel == heard.channel
                 && due.event == heard.event
                 && is_like(&due.data, &heard.data)
-        });
+        };
+        let due = self.due.iter_mut().filter(|due| is_heard(due)).min_by_key(|due| due.heard);
         let Some(due) = due else {
             panic!("{claim}: this was not expected: {heard:?}\nbut these:\n{}", self.missing());
         };

@@ -226,7 +226,9 @@ impl Play {
     pub async fn nothing_more(&mut self) {
         self.fence("fence-2").await;
         let (heard, _) = self.browsers.heard_from(self.mark);
-        for heard in heard.iter().filter(|heard| heard.event != "fence-2") {
+        // A page that was connected again has been told who is online.
+        let is_ours = |heard: &&Heard| heard.event != "fence-2" && !heard.event.starts_with(':');
+        for heard in heard.iter().filter(is_ours) {
             self.ledger.hear(heard, "the end", None);
         }
         assert!(self.ledger.is_complete(), "{}", self.ledger.missing());
