@@ -19,19 +19,26 @@ use crate::harness::{
 const TABLES: &str = "
     create table servers (id int primary key, n int);
     create table firewalls (id serial primary key, server_id int, n int);
-    create table rules (id serial primary key, server_id int, n int);
+    create table rules (id serial primary key, firewall_id int, n int);
     alter table servers replica identity full;
     alter table firewalls replica identity full;
     alter table rules replica identity full;
     insert into servers values (1, 0), (2, 0);
     insert into firewalls (server_id, n) values (1, 0);
-    insert into rules (server_id, n) values (1, 0);";
+    insert into rules (firewall_id, n) values (1, 0);";
 
 const WINDOW: Duration = Duration::from_millis(500);
 
-/// Each table with the columns that name its server.
-const RULES: [(&str, &str); 3] =
-    [("servers", "id"), ("firewalls", "server_id"), ("rules", "server_id")];
+/// Each table with what names its server, and what is looked up for that.
+const RULES: [(&str, &str, &str); 3] = [
+    ("servers", "id", ""),
+    ("firewalls", "server_id", ""),
+    (
+        "rules",
+        "firewall.server_id",
+        "lookup.firewall = { table = 'firewalls', key = '{{ firewall_id }}', columns = ['server_id'] }",
+    ),
+];
 
 /// rowcast between a strict endpoint and a database with these tables.
 struct Scene {
@@ -47,12 +54,12 @@ impl Scene {
         let database = Database::on(version).await;
         database.psql(TABLES).await;
         let endpoint = Endpoint::start(Server::Any).await;
-        let rules = RULES.map(|(table, id)| {
+        let rules = RULES.map(|(table, id, lookup)| {
             let more = more(id);
             format!(
                 "[[rule]]\ntable = '{table}'\nentity = 'server'\nid = '{{{{ {id} }}}}'\n\
                  channels = ['private-servers.{{{{ {id} }}}}', 'private-servers']\n\
-                 action = 'updated'\ncoalesce = '500ms'\n{more}\n"
+                 action = 'updated'\ncoalesce = '500ms'\n{lookup}\n{more}\n"
             )
         });
         let rowcast = Rowcast::new(&format!(
@@ -102,7 +109,7 @@ on_every_version! {
         let start = Instant::now();
         client
             .batch_execute(
-                "insert into rules (server_id, n) select 1, i from generate_series(1, 50) i",
+                "insert into rules (firewall_id, n) select 1, i from generate_series(1, 50) i",
             )
             .await
             .expect("they are inserted");
@@ -110,7 +117,7 @@ on_every_version! {
         for n in 0..25 {
             let rows = format!(
                 "begin; insert into firewalls (server_id, n) values (1, {n}); commit;
-                 begin; insert into rules (server_id, n) values (1, {n}); commit;"
+                 begin; insert into rules (firewall_id, n) values (1, {n}); commit;"
             );
             client.batch_execute(&rows).await.expect("they are inserted");
         }
@@ -144,8 +151,8 @@ on_every_version! {
         beat.set_missed_tick_behavior(MissedTickBehavior::Burst);
         for n in 1..=UPDATES {
             beat.tick().await;
-            let (table, id) = RULES[n % RULES.len()];
-            let update = format!("update {table} set n = {n} where {id} = 1");
+            let (table, ..) = RULES[n % RULES.len()];
+            let update = format!("update {table} set n = {n} where id = 1");
             client.batch_execute(&update).await.expect("it is updated");
         }
         let most = most(start.elapsed());
