@@ -67,6 +67,13 @@ async fn a_dashboard_follows_every_change_while_its_writer_types() {
     let published = "[...document.querySelectorAll('[data-column=status]')]
         .filter((it) => it.textContent == 'published').length == 50";
     ann.until(published).await;
+    // Of two comments one is on a post of hers.
+    database
+        .psql(
+            "insert into comments (post_id, user_id, content) values (59, 2, 'Ah'), (61, 1, 'Oh')",
+        )
+        .await;
+    ann.until(&format!("{} == '1'", text("comments"))).await;
     assert_eq!(at_work(&ann).await, begun);
 
     let ben = scene.open("blog.html?me=2").await;

@@ -88,6 +88,26 @@ async fn a_panel_follows_every_change_and_many_at_once_by_few_fetches() {
     let [one, all] = fetches_since(&panel, before).await;
     println!("provisioning: 200 updates in two seconds: {one} and {all} fetches");
     assert!(one <= 6 && all <= 6, "{one} and {all} fetches for 200 updates");
+
+    let before = fetches(&panel).await;
+    database
+        .psql(
+            "insert into server_firewall_rules (server_firewall_id, name, port)
+             select 1, 'rule ' || i, i from generate_series(1, 50) i",
+        )
+        .await;
+    panel.until("document.getElementById('rules').children.length == 50").await;
+    panel
+        .until("document.querySelector('#servers [data-id=\"1\"]').innerText.includes('50 rules')")
+        .await;
+    heard(&scene, &panel, "deployed").await;
+    let [one, all] = fetches_since(&panel, before).await;
+    println!("provisioning: 50 firewall rules at once: {one} and {all} fetches");
+    assert!(one <= 2 && all <= 2, "{one} and {all} fetches for 50 firewall rules");
+
+    // By the cascade: nobody names the rules.
+    database.psql("delete from server_firewalls").await;
+    panel.until("document.getElementById('rules').children.length == 0").await;
     assert_eq!(at_work(&panel).await, begun);
 }
 
