@@ -6,6 +6,7 @@ mod report;
 use tokio_postgres::Client;
 
 use super::{Global, rules};
+use crate::chain;
 use crate::change::{Relation, ReplicaIdentity};
 use crate::pipeline::{needs_of, readings_of};
 use crate::postgres::checks::{Expected, Finding, Kind, check};
@@ -14,16 +15,17 @@ use crate::postgres::plan::{self, Identities, SlotChange};
 use crate::postgres::publication::Age;
 use crate::postgres::reading::{self, Access};
 use crate::postgres::snapshot::Snapshot;
-use crate::postgres::statement::{Statement, Wait};
-use crate::postgres::{self, Dsn, PublishColumns, Target, identity};
+use crate::postgres::statement::{Statement, StatementError, Wait};
+use crate::postgres::{self, Dsn, PublishColumns, Target, functions, identity};
 use crate::route::{self, Rules};
 use crate::source::wal::connection::Persistence;
 
 pub(super) use report::Report;
 
 /// Makes what rowcast needs in the database: the publication of the tables that
-/// rules name, and the replication slot; and lets its role read what rules look
-/// up. Run it again after changing rules
+/// rules name, and the replication slot; lets its role read what rules look up;
+/// and makes the functions rowcast.context and rowcast.broadcast for
+/// applications. Run it again after changing rules
 ///
 /// It touches no row, and never waits long for a lock. What is right already
 /// stays as it is. The role of [database] url needs REPLICATION only, if --url
@@ -116,7 +118,8 @@ pub(super) async fn setup(
             }
         }
         let slot = plan.slot.map(|change| plan::slot_change(change, &database.slot, failover));
-        report.script(plan.statements.iter().chain(&grants).chain(&slot));
+        let functions = &plan.functions;
+        report.script(plan.statements.iter().chain(&grants).chain(functions).chain(&slot));
         return Ok(());
     }
     for found in plan.found {
@@ -143,6 +146,10 @@ pub(super) async fn setup(
         }
         None => {}
     }
+    let are_missing = match &plan.functions {
+        Some(statement) => make_functions(statement, client, &mut report).await?,
+        None => false,
+    };
 
     let after = Snapshot::gather(client, &database.slot, &database.publication).await?;
     let mut findings = check(&after, &expected);
@@ -160,7 +167,38 @@ pub(super) async fn setup(
         !findings.iter().any(Finding::is_error),
         "setup is done, but rowcast cannot run yet: see above"
     );
+    anyhow::ensure!(
+        !(are_missing && rules.sends_broadcasts()),
+        "setup is done, but [broadcast] is set and no application can call rowcast.broadcast: see \
+         above"
+    );
     Ok(())
+}
+
+/// Whether they could not be made. rowcast runs without them, so that is no error.
+async fn make_functions(
+    statement: &Statement,
+    client: &Client,
+    report: &mut Report,
+) -> anyhow::Result<bool> {
+    match statement.execute(client, ATTEMPTS, |wait| on_wait(wait, &statement.what)).await {
+        Ok(()) => {
+            report.made(statement.what.clone(), "sql/functions.sql".to_owned());
+            Ok(false)
+        }
+        Err(error @ StatementError::Lost { .. }) => Err(error.into()),
+        Err(error) => {
+            let message = format!(
+                "{} are not there, so no application can say who changes what, or send events: {}",
+                functions::NAMES,
+                chain::line(&error)
+            );
+            let fix = "rowcast setup, or sql/functions.sql in psql, by a role with CREATE on the \
+                       database";
+            report.warning(&message, Some(fix.to_owned()));
+            Ok(true)
+        }
+    }
 }
 
 /// Not what concerns the session of setup itself, or a rowcast that runs; nor a
@@ -185,15 +223,8 @@ pub(super) async fn execute(
     client: &Client,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let sql = &statement.sql;
-    let on_wait = |wait| match wait {
-        Wait::ForLock => tracing::warn!(
-            sql,
-            "another session holds the lock for this; letting others pass, then trying again"
-        ),
-        Wait::ForEnd => tracing::warn!(sql, "still at work, or waiting for old transactions"),
-    };
-    statement.execute(client, ATTEMPTS, on_wait).await.map_err(|error| {
+    let waits = |wait| on_wait(wait, &statement.sql);
+    statement.execute(client, ATTEMPTS, waits).await.map_err(|error| {
         let rest = match report.has_changed() {
             true => "what was changed before this stays",
             false => "nothing was changed",
@@ -209,4 +240,14 @@ pub(super) async fn execute(
     })?;
     report.made(statement.what.clone(), statement.sql.clone());
     Ok(())
+}
+
+fn on_wait(wait: Wait, sql: &str) {
+    match wait {
+        Wait::ForLock => tracing::warn!(
+            sql,
+            "another session holds the lock for this; letting others pass, then trying again"
+        ),
+        Wait::ForEnd => tracing::warn!(sql, "still at work, or waiting for old transactions"),
+    }
 }

@@ -6,10 +6,11 @@ use crate::postgres::plan::{self, Identities};
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::{self, Dsn, identity};
 
-/// Removes what setup made: the slot and the publication
+/// Removes what setup made: the slot, the publication and the functions
 ///
 /// The slot goes first, so that Postgres keeps no more log for it. A slot that
-/// is in use stays, and so does all else. Replica identities stay too, unless
+/// is in use stays, and so does all else. An application that still calls
+/// rowcast.context or rowcast.broadcast gets an error from then on. Replica identities stay too, unless
 /// --identity is given: they cost a little, and the application may rely on
 /// them by now. What the role may read stays its own: it may have been granted
 /// before, and goes with the role (DROP OWNED BY).

@@ -9,6 +9,7 @@ pub(crate) mod connect;
 pub(crate) mod dial;
 pub(crate) mod dsn;
 mod error;
+pub mod functions;
 pub mod identity;
 pub mod lag;
 mod names;

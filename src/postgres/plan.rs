@@ -2,6 +2,7 @@
 
 use super::catalog::Table;
 use super::checks::{Expected, Finding, Kind, check};
+use super::functions;
 use super::identity::{self, OwnIndex, Shortfall};
 use super::need::{holders, wanted};
 use super::publish::{PublishError, Target, is_full};
@@ -17,6 +18,8 @@ pub struct Setup {
     /// The publication comes first: a slot that is older than its publication
     /// has changes that cannot be read.
     pub slot: Option<SlotChange>,
+    /// What applications may call. They come last, since all else goes without.
+    pub functions: Option<Statement>,
     /// What is as it should be already, in words.
     pub found: Vec<String>,
 }
@@ -126,9 +129,13 @@ pub fn setup(
             None
         }
     };
+    let functions = functions::make(snapshot.functions);
+    if functions.is_none() {
+        found.push(functions::NAMES.to_owned());
+    }
     let statements =
         shortfalls.into_iter().flat_map(|one| one.statements).chain(publication).collect();
-    Ok(Setup { statements, slot, found })
+    Ok(Setup { statements, slot, functions, found })
 }
 
 /// Findings that setup can do nothing about, and that its work depends on.
@@ -255,6 +262,7 @@ pub fn teardown(
         )),
         None => absent.push(format!("publication {publication}")),
     }
+    statements.extend(functions::remove(snapshot.functions));
     let ours = identity::removal(&snapshot.tables, indexes);
     let mut staying = identity::full_to_default(snapshot);
     match identities {

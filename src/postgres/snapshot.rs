@@ -3,6 +3,7 @@
 use tokio_postgres::{Client, Error};
 
 use super::catalog::{self, Table};
+use super::functions::{self, Functions};
 use super::publication::{self, Publication};
 use super::server::Server;
 use super::slot::{self, Slot};
@@ -16,22 +17,24 @@ pub struct Snapshot {
     pub slot: Option<Slot>,
     pub publication: Option<Publication>,
     pub tables: Vec<Table>,
+    pub functions: Functions,
 }
 
 impl Snapshot {
-    /// Five queries, sent together.
+    /// Six queries, sent together.
     pub async fn gather(
         client: &Client,
         slot: &SlotName,
         publication: &PublicationName,
     ) -> Result<Snapshot, Error> {
-        let (server, slot, publication, tables) = tokio::try_join!(
+        let (server, slot, publication, tables, functions) = tokio::try_join!(
             Server::read(client),
             slot::read(client, slot),
             publication::read(client, publication, slot),
             catalog::tables(client),
+            functions::read(client),
         )?;
-        Ok(Snapshot { server, slot, publication, tables })
+        Ok(Snapshot { server, slot, publication, tables, functions })
     }
 
     /// The tables as rules know them.

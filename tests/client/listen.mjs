@@ -1,6 +1,6 @@
 // Joins channels with pusher-js as a page does, and prints what happens, one JSON object a line:
 // {"joined": {"channel"}}, {"refused": {"channel", "why"}}, {"heard": {"channel", "event", "data", "at_ms"}},
-// {"here": {"channel", "member"}} for each member of a presence channel, {"state": "connected"}. Reads {"join": "channel"} and, to listen with Laravel Echo,
+// {"here": {"channel", "member"}} for each member of a presence channel, {"state": "connected"}, {"socket": "12.34"}. Reads {"join": "channel"} and, to listen with Laravel Echo,
 // {"echo": {"kind": "private", "channel", "event"}}; ends with its input.
 import { createHash, createHmac } from "node:crypto";
 import { createInterface } from "node:readline";
@@ -39,7 +39,10 @@ const pusher = new Pusher(app.key, {
   cluster: "none",
   channelAuthorization: { customHandler: authorize },
 });
-pusher.connection.bind("state_change", ({ current }) => print({ state: current }));
+pusher.connection.bind("state_change", ({ current }) => {
+  if (current === "connected") print({ socket: pusher.connection.socket_id });
+  print({ state: current });
+});
 
 const heard = (channel, event, data) => {
   const at_ms = performance.timeOrigin + performance.now();

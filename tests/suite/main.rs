@@ -6,6 +6,7 @@ mod campaign;
 mod channels;
 mod config;
 mod connect;
+mod context;
 mod continuity;
 mod deliver;
 mod demo;

@@ -66,7 +66,7 @@ async fn an_identity_is_refused_with_exit_code_1_and_changed_on_request() {
     let (code, stdout, stderr) = ended(&rowcast.start(&["setup", "--identity", "--json"])).await;
     assert_eq!(code, 0, "{stderr}");
     let report: Value = serde_json::from_str(&stdout).expect("it is one JSON object");
-    assert_eq!(report["changed"].as_array().map(Vec::len), Some(4), "{report}");
+    assert_eq!(report["changed"].as_array().map(Vec::len), Some(5), "{report}");
     let after = state(&database).await;
     assert!(after.contains("publication posts") && after.ends_with("identity i"), "{after}");
     assert!(after.starts_with("slot"), "{after}");

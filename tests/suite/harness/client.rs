@@ -50,6 +50,7 @@ enum Line {
     Heard(Heard),
     Here { channel: String, member: Value },
     State(String),
+    Socket(String),
 }
 
 impl Listener {
@@ -83,7 +84,7 @@ impl Listener {
                 assert_ne!(refused, channel, "refused: {why}");
                 false
             }
-            Line::Heard(_) | Line::Here { .. } | Line::State(_) => false,
+            Line::Heard(_) | Line::Here { .. } | Line::State(_) | Line::Socket(_) => false,
         });
         joined.await;
     }
@@ -100,6 +101,13 @@ impl Listener {
             .await;
         let Line::Heard(heard) = found else { unreachable!("only such a line is taken") };
         heard
+    }
+
+    /// What the server calls its connection.
+    pub async fn socket_id(&self) -> String {
+        let found = self.find(SOON, "a connection", |line| matches!(line, Line::Socket(_))).await;
+        let Line::Socket(id) = found else { unreachable!("only such a line is taken") };
+        id
     }
 
     /// Waits for pusher-js to be in this connection state: `connected`, `connecting`, `unavailable` …

@@ -18,6 +18,8 @@ pub struct Event {
     pub name: String,
     pub channel: String,
     pub data: String,
+    /// The connection that is not told.
+    pub socket_id: Option<String>,
 }
 
 impl Event {
@@ -145,7 +147,7 @@ fn event(body: &[u8]) -> Result<Vec<Event>, Refusal> {
     if channels.len() > 1 && channels.iter().any(|it| it.as_str().is_some_and(is_encrypted)) {
         return refuse(400, "an encrypted channel beside others");
     }
-    channels.iter().map(|channel| pair(&body["name"], channel, &body["data"])).collect()
+    channels.iter().map(|channel| pair(&body, channel)).collect()
 }
 
 fn batch(body: &[u8], max_events: usize) -> Result<Vec<Event>, Refusal> {
@@ -154,15 +156,16 @@ fn batch(body: &[u8], max_events: usize) -> Result<Vec<Event>, Refusal> {
     if events.is_empty() || events.len() > max_events {
         return refuse(400, format!("{} events in a batch", events.len()));
     }
-    events.iter().map(|event| pair(&event["name"], &event["channel"], &event["data"])).collect()
+    events.iter().map(|event| pair(event, &event["channel"])).collect()
 }
 
 fn json(body: &[u8]) -> Result<Value, Refusal> {
     serde_json::from_slice(body).or_else(|error| refuse(400, format!("no JSON: {error}")))
 }
 
-fn pair(name: &Value, channel: &Value, data: &Value) -> Result<Event, Refusal> {
-    let (Value::String(name), Value::String(channel), Value::String(data)) = (name, channel, data)
+fn pair(event: &Value, channel: &Value) -> Result<Event, Refusal> {
+    let (Value::String(name), Value::String(channel), Value::String(data)) =
+        (&event["name"], channel, &event["data"])
     else {
         return refuse(422, "name, channel and data are strings");
     };
@@ -180,7 +183,17 @@ fn pair(name: &Value, channel: &Value, data: &Value) -> Result<Event, Refusal> {
     if is_encrypted(channel) && !is_ciphertext(data) {
         return refuse(400, format!("plain text on {channel}"));
     }
-    Ok(Event { name: name.clone(), channel: channel.clone(), data: data.clone() })
+    let socket_id = match &event["socket_id"] {
+        Value::Null => None,
+        Value::String(id) if is_socket_id(id) => Some(id.clone()),
+        other => return refuse(400, format!("{other} is no socket_id")),
+    };
+    Ok(Event { name: name.clone(), channel: channel.clone(), data: data.clone(), socket_id })
+}
+
+fn is_socket_id(id: &str) -> bool {
+    let is_number = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_digit());
+    id.split_once('.').is_some_and(|(one, two)| is_number(one) && is_number(two))
 }
 
 fn is_encrypted(channel: &str) -> bool {

@@ -1,0 +1,79 @@
+//! The functions by which an application speaks to rowcast.
+
+use tokio_postgres::{Client, Error};
+
+use super::statement::Statement;
+
+/// What makes them, or makes them as they are now.
+const SQL: &str = include_str!("../../sql/functions.sql");
+
+pub const NAMES: &str = "functions rowcast.context and rowcast.broadcast";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Functions {
+    Absent,
+    /// Some are there, and not all as they are to be.
+    Other,
+    /// As they are to be, and everyone may call them.
+    InOrder,
+}
+
+pub(super) async fn read(client: &Client) -> Result<Functions, Error> {
+    const FOUND: &str = "\
+        SELECT p.prosrc,
+               has_schema_privilege('public', n.oid, 'USAGE')
+               AND has_function_privilege('public', p.oid, 'EXECUTE') AS is_for_all
+        FROM pg_catalog.pg_proc p
+        JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+        WHERE n.nspname = 'rowcast'
+        AND (p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid)) IN (
+            ('context', 'context jsonb'),
+            ('broadcast', 'channel text, event text, data jsonb')
+        )";
+    let rows = client.query(FOUND, &[]).await?;
+    let mut bodies: Vec<&str> = bodies().collect();
+    for row in &rows {
+        let (body, is_for_all): (&str, bool) = (row.try_get(0)?, row.try_get(1)?);
+        bodies.retain(|wanted| *wanted != body || !is_for_all);
+    }
+    Ok(match (rows.is_empty(), bodies.is_empty()) {
+        (true, _) => Functions::Absent,
+        (false, false) => Functions::Other,
+        (false, true) => Functions::InOrder,
+    })
+}
+
+/// What stands between the quotes.
+fn bodies() -> impl Iterator<Item = &'static str> {
+    SQL.split("$rowcast$").skip(1).step_by(2)
+}
+
+/// `None` if they are in order.
+pub(super) fn make(found: Functions) -> Option<Statement> {
+    let sql = SQL.trim_end().trim_end_matches(';');
+    let what = format!("{NAMES}: an application may say who changes what, and send events");
+    (found != Functions::InOrder).then(|| Statement::new(what, sql))
+}
+
+/// `None` if they are gone already.
+pub(super) fn remove(found: Functions) -> Option<Statement> {
+    // The schema stays if anything else is in it.
+    let sql = "DROP FUNCTION IF EXISTS rowcast.context(jsonb), \
+               rowcast.broadcast(text, text, jsonb);\n\
+               DO $$ BEGIN DROP SCHEMA rowcast; \
+               EXCEPTION WHEN dependent_objects_still_exist THEN NULL; END $$";
+    let what = format!("{NAMES} are gone: who still calls them gets an error");
+    (found != Functions::Absent).then(|| Statement::new(what, sql))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_function_has_a_body() {
+        let bodies: Vec<&str> = bodies().collect();
+        assert_eq!(bodies.len(), 2);
+        assert!(bodies.iter().all(|body| body.contains("pg_logical_emit_message(true, 'rowcast")));
+    }
+}
