@@ -42,6 +42,8 @@ pub(super) struct BoundRule {
     /// `None` for a column that the relation lacks.
     changed: Option<Vec<Option<usize>>>,
     data: Option<BoundData>,
+    /// Instead of what does not fit, if not the minimal payload.
+    least: Option<BoundData>,
     /// If folding changes what `data` says: how it is drawn for a row as it was,
     /// and as it is.
     drawings: Option<[Arc<Drawing>; 2]>,
@@ -144,6 +146,7 @@ impl BoundRule {
                 .as_ref()
                 .map(|columns| columns.iter().map(|name| relation.column(name)).collect()),
             data: rule.data.as_ref().map(|data| data.bind(relation)),
+            least: rule.least.as_ref().map(|data| data.bind(relation)),
             drawings: rule.data.as_ref().and_then(|data| {
                 Drawing::of_both_rows(data, relation, &names, &fixed, &lookups, measure, options)
             }),
@@ -385,23 +388,23 @@ impl BoundRule {
             scratch.id.replace_range(.., "null");
             letter.refusal = Some(Refusal::Unrenderable { part: "id", reason });
         }
-        self.write_data(view, options.max_data_bytes, &mut letter, scratch);
-        let is_partial = matches!(letter.payload, Payload::Minimal { partial: true, .. });
+        let is_partial = self.write_data(view, options.max_data_bytes, &mut letter, scratch);
         counts.partial += u64::from(is_partial && letter.refusal.is_none());
         letter
     }
 
+    /// Returns whether something smaller stands in for the rule's own.
     fn write_data(
         &self,
         view: &View<'_>,
         limit: usize,
         letter: &mut Letter,
         Scratch { data, columns, .. }: &mut Scratch,
-    ) {
+    ) -> bool {
         let Some(template) = &self.data else {
             let changed = changed(view, columns);
             letter.payload = Payload::Minimal { changed, partial: false, draft: None };
-            return;
+            return false;
         };
         data.clear();
         let is_made = template.write(view, data).is_ok();
@@ -409,9 +412,16 @@ impl BoundRule {
         if is_made && bytes > limit && self.oversize == Oversize::Reject {
             letter.refusal.get_or_insert(Refusal::Oversize { bytes, limit });
             letter.payload = Payload::Own(data.as_str().into());
-            return;
+            return false;
         }
         let text = (is_made && bytes <= limit).then(|| data.as_str().into());
+        if let (None, Some(least)) = (&text, &self.least) {
+            data.clear();
+            if least.write(view, data).is_ok() && self.measure.bytes(data) <= limit {
+                letter.payload = Payload::Own(data.as_str().into());
+                return true;
+            }
+        }
         let draft = self.drawings.as_ref().map(|[old, new]| {
             let drawing = match view.side {
                 Side::Old => old,
@@ -426,6 +436,7 @@ impl BoundRule {
                 Payload::Minimal { changed: changed(view, columns), partial: true, draft }
             }
         };
+        matches!(letter.payload, Payload::Minimal { .. })
     }
 
     fn post(

@@ -397,6 +397,9 @@ impl Check<'_> {
         long.dedup();
         if !long.is_empty() {
             let instead = match self.rule.oversize {
+                super::Oversize::Minimal if self.rule.least.is_some() => {
+                    "goes out with the model's key alone"
+                }
                 super::Oversize::Minimal => "goes out minimal, with \"partial\":true",
                 super::Oversize::Reject => "is not sent but written to the rejected file",
             };

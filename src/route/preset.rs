@@ -170,6 +170,7 @@ impl Rule {
                 channel.push(Part::Text(format!("private-{}.", class.replace('\\', ".")).into()));
                 rule.model = class.rsplit('\\').next().map(Into::into);
                 rule.data = Some(payload(&id, key, &model.columns));
+                rule.least = Some(payload(&id, key, &[]));
             }
         }
         channel.extend(id);

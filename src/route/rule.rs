@@ -59,6 +59,9 @@ pub(super) struct Rule {
     pub preset: Option<Preset>,
     /// The model's class without its namespace, whose events it sends.
     pub model: Option<Box<str>>,
+    /// What is sent where `data` is too large, if not the minimal payload: the
+    /// model with no more than its key.
+    pub least: Option<DataTemplate>,
     /// Columns that may travel though they look secret, or are public.
     pub reveal: Vec<String>,
     pub channels: Vec<ChannelTemplate>,
@@ -304,7 +307,8 @@ impl Compiler<'_> {
                 "its own text alone has {least} bytes, and the endpoint takes {}",
                 options.max_data_bytes
             );
-            self.problem("data", message, None);
+            let fix = "less of it; or no `data`, so that pages fetch".to_owned();
+            self.problem("data", message, Some(fix));
         }
         if config.coalesce.is_none() && config.coalesce_by == WindowBy::Channel {
             let message = "with `coalesce = false` nothing is gathered on a channel";
@@ -323,6 +327,7 @@ impl Compiler<'_> {
             action: config.action,
             preset,
             model: None,
+            least: None,
             reveal: config.reveal,
             channels,
             events,
