@@ -31,6 +31,7 @@ macro_rules! systems {
 }
 
 systems! {
+    admin_panel: "admin-panel" "rowcast.toml" "scenario.toml";
     blog: "blog" "rowcast.toml" "scenario.toml";
     blog_recommended: "blog" "rowcast-recommended.toml" "scenario-recommended.toml";
     event_sourced: "event-sourced" "rowcast.toml" "scenario.toml";
