@@ -1,9 +1,13 @@
 //! Rules against the live catalog: all that can be said before the first row.
 
+mod identity;
+mod lookups;
+
 use std::collections::BTreeMap;
 
+use self::identity::{identity_sql, quoted};
 use super::bound::BoundRule;
-use super::lookup::{RuleLookup, with_keys};
+use super::lookup::with_keys;
 use super::names;
 use super::preset::Preset;
 use super::resync;
@@ -11,7 +15,7 @@ use super::rule::Rule;
 use super::template::Part;
 use super::view::Scope;
 use super::{Problem, Rules, Severity, SoftDelete};
-use crate::change::{Kind, Relation, ReplicaIdentity, TableName};
+use crate::change::{Kind, Relation, TableName};
 use crate::notification::Action;
 
 impl Rules {
@@ -90,55 +94,6 @@ impl Check<'_> {
         }
     }
 
-    /// What is wrong with its lookups apart from its own tables.
-    fn lookups(&mut self, relations: &[Relation], rules: &Rules) {
-        let rule = self.rule;
-        for lookup in &rule.lookups {
-            let RuleLookup { name, table, .. } = lookup;
-            if !lookup.is_read {
-                let message = format!("nothing reads {name}");
-                self.warn("lookup", message, Some(format!("remove [rule.lookup.{name}]")));
-            }
-            let Some(relation) = relations.iter().find(|relation| relation.table == *table) else {
-                let message = format!("{name}: the database has no table {table}");
-                self.error("lookup", message, instead_of(table, relations));
-                continue;
-            };
-            for column in lookup.by.iter().chain(&lookup.columns) {
-                if relation.column(column).is_none() {
-                    let message = format!("{name}: {table} has no column {column}");
-                    self.error("lookup", message, Some(column_instead_of(column, relation)));
-                }
-            }
-            if lookup.by.is_none() && lookup.key_column(relation).is_none() {
-                let message = format!(
-                    "{name}: the primary key of {table} is not one column, so `by` must name a \
-                     unique one"
-                );
-                self.error("lookup", message, Some("by = \"uuid\"".to_owned()));
-            }
-            let needed = lookup.identity_columns(rule, relation);
-            let lacking: Vec<usize> =
-                needed.into_iter().filter(|c| !relation.columns[*c].in_identity).collect();
-            if lookup.decides() {
-                self.identity_of(relation, BTreeMap::from([("lookup", lacking)]), rules);
-            }
-            self.parents_in_channels(lookup, relation);
-        }
-    }
-
-    fn parents_in_channels(&mut self, lookup: &RuleLookup, relation: &Relation) {
-        for part in self.rule.channels.iter().flat_map(|channel| &channel.template.parts) {
-            let Part::Parent(parent) = part else { continue };
-            let read = &self.rule.lookups[parent.lookup];
-            let name = &read.columns[parent.column];
-            if let Some(column) = relation.column(name).filter(|_| read.name == lookup.name) {
-                let shown = format!("{}.{name}", lookup.name);
-                self.channel_column(&shown, relation, relation.columns[column].kind);
-            }
-        }
-    }
-
     fn relation(&mut self, relation: &Relation, rules: &Rules) {
         let table = &relation.table;
         if !self.rule.applies(relation) {
@@ -150,13 +105,7 @@ impl Check<'_> {
             self.warn("table", message, None);
             return;
         }
-        for lookup in &self.rule.lookups {
-            let name = &lookup.name;
-            if relation.column(name).is_some() {
-                let message = format!("{name} is also a column of {table}");
-                self.error("lookup", message, Some(format!("[rule.lookup.the_{name}]")));
-            }
-        }
+        self.lookup_names(relation);
         if !self.names(relation) {
             return;
         }
@@ -266,49 +215,6 @@ impl Check<'_> {
         let fix = format!("{{{{ {name} | replace('.', '-') }}}}, or another column");
         let fix = (severity == Severity::Warning).then_some(fix);
         self.add(severity, "channels", message, fix);
-    }
-
-    fn identity(&mut self, relation: &Relation, rules: &Rules) {
-        let mut missing: BTreeMap<&'static str, Vec<usize>> = BTreeMap::new();
-        for (column, option) in self.rule.identity_columns(relation) {
-            if !relation.columns[column].in_identity {
-                missing.entry(option).or_default().push(column);
-            }
-        }
-        if self.rule.needs_updates() || self.rule.announces(Action::Deleted) {
-            self.identity_of(relation, missing, rules);
-        }
-    }
-
-    /// `missing` are the columns that an option needs of old rows of a table that
-    /// publishes updates or deletes, and that these do not carry.
-    fn identity_of(
-        &mut self,
-        relation: &Relation,
-        missing: BTreeMap<&'static str, Vec<usize>>,
-        rules: &Rules,
-    ) {
-        let Some(needs) = rules.needs(relation) else { return };
-        let table = &relation.table;
-        let all: Vec<usize> = needs.identity.iter().map(|(column, _)| *column).collect();
-        let missing: Vec<_> = missing.iter().filter(|(_, columns)| !columns.is_empty()).collect();
-        for (option, columns) in &missing {
-            let names: Vec<&str> = columns.iter().map(|c| &*relation.columns[*c].name).collect();
-            let message = format!(
-                "needs the old value of {}, which an old row of {table} does not carry",
-                names.join(", ")
-            );
-            self.error(option, message, Some(identity_sql(relation, &all)));
-        }
-        let has_identity = relation.columns.iter().any(|column| column.in_identity)
-            || relation.identity == ReplicaIdentity::Full;
-        if missing.is_empty() && !has_identity {
-            let message = format!(
-                "{table} has no replica identity: once it is published, Postgres refuses the \
-                 application's own UPDATE and DELETE"
-            );
-            self.error("table", message, Some(identity_sql(relation, &all)));
-        }
     }
 
     fn soft_delete(&mut self, relation: &Relation) {
@@ -454,47 +360,6 @@ fn column_instead_of(name: &str, relation: &Relation) -> String {
         Some(nearest) => format!("did you mean {nearest}?"),
         None => format!("its columns are {}", columns.join(", ")),
     }
-}
-
-/// The SQL that makes old rows carry `columns`.
-fn identity_sql(relation: &Relation, columns: &[usize]) -> String {
-    let table = quoted(&relation.table);
-    let key = &relation.primary_key;
-    if !key.is_empty() && columns.iter().all(|column| key.contains(column)) {
-        return format!("ALTER TABLE {table} REPLICA IDENTITY DEFAULT;");
-    }
-    let mut indexed = key.clone();
-    indexed.extend(columns.iter().filter(|column| !key.contains(column)));
-    let mut seen = Vec::new();
-    indexed.retain(|column| {
-        !seen.contains(column) && {
-            seen.push(*column);
-            true
-        }
-    });
-    let any_nullable = indexed.iter().any(|column| relation.columns[*column].nullable);
-    if key.is_empty() || any_nullable {
-        return format!("ALTER TABLE {table} REPLICA IDENTITY FULL;");
-    }
-    let names: Vec<String> =
-        indexed.iter().map(|column| quote(&relation.columns[*column].name)).collect();
-    let index = quote(&format!("{}_rowcast_identity", relation.table.name));
-    format!(
-        "CREATE UNIQUE INDEX CONCURRENTLY {index} ON {table} ({});\n\
-         ALTER TABLE {table} REPLICA IDENTITY USING INDEX {index};",
-        names.join(", ")
-    )
-}
-
-fn quoted(table: &TableName) -> String {
-    format!("{}.{}", quote(&table.schema), quote(&table.name))
-}
-
-/// For SQL that a person reads and runs; plain names stay plain.
-fn quote(name: &str) -> String {
-    let is_plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-    if is_plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }
 
 /// The name that a typing mistake may have come from.

@@ -1,8 +1,8 @@
 //! The payload: a rule's own, or the minimal one.
 
 use super::config::Data;
-use super::expression::Reads;
 use super::lookup::Vocabulary;
+use super::reads::Reads;
 use super::template::{BoundTemplate, ParseTemplateError, Part, Template, Unrenderable};
 use super::value::write_json;
 use super::view::{Known, Scope, View};

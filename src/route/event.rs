@@ -1,7 +1,7 @@
 //! Event names, made once where they depend on nothing but the action.
 
-use super::expression::Variable;
 use super::template::{BoundTemplate, Part, Template, Unrenderable};
+use super::variable::Variable;
 use super::view::View;
 use crate::change::Relation;
 use crate::notification::{Action, EventName, EventNameError};

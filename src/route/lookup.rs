@@ -6,11 +6,12 @@ use std::time::Duration;
 use super::check::nearest;
 use super::config;
 use super::engine::FUNCTIONS;
-use super::expression::{Reads, Variable};
 use super::lex::is_identifier;
 use super::names;
+use super::reads::Reads;
 use super::rule::{Compiler, Rule};
 use super::template::Template;
+use super::variable::Variable;
 use super::view::Scope;
 use crate::change::{Lookup, LookupId, Relation, TableName};
 

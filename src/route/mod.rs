@@ -31,10 +31,12 @@ mod filters;
 mod lex;
 mod moment;
 mod names;
+mod reads;
 mod said;
 mod singular;
 mod template;
 mod value;
+mod variable;
 mod view;
 
 #[cfg(test)]

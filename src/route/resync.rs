@@ -3,10 +3,10 @@
 use super::config::Data;
 use super::data::{DataError, DataTemplate};
 use super::event::BoundEvent;
-use super::expression::Variable;
 use super::lookup::Vocabulary;
 use super::rule::Rule;
 use super::template::{Part, Template};
+use super::variable::Variable;
 use super::view::Scope;
 use crate::change::Relation;
 use crate::notification::{EventName, Piece, Reason, write_string};

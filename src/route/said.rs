@@ -6,7 +6,7 @@ use minijinja::Value;
 use minijinja::value::{Enumerator, Object};
 use serde::Deserialize;
 
-use super::expression::Touched;
+use super::reads::Touched;
 use crate::change::Context;
 
 /// NULL if it has said nothing. What is in it becomes the engine's only when an

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::bound::BoundRule;
 use super::channel::BoundChannel;
 use super::check::Check;
-use super::expression::Reads;
+use super::reads::Reads;
 use crate::change::{Column, Kind, Relation};
 
 /// Parts of names: `password_hash`, `remember_token`, `card_number`.

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use minijinja::Error;
 
 use super::expression::{
-    Block, BoundBlock, BoundExpression, Expression, Outcome, ParseExpressionError, Reads, Variable,
+    Block, BoundBlock, BoundExpression, Expression, Outcome, ParseExpressionError,
 };
 use super::lex::{closing, is_identifier, last_filter, words};
 use super::lookup::{LookupError, ParentColumn, Vocabulary};
+use super::reads::Reads;
 use super::value::{write_engine_json, write_engine_text, write_json, write_text};
+use super::variable::Variable;
 use super::view::{Known, Scope, View};
 use crate::change::{Kind, Relation};
 use crate::notification::write_string;
