@@ -188,14 +188,14 @@ impl Cache {
             }
             Operation::Update => {
                 let (before, after) = (key(Which::Old), key(Which::New));
-                let (was, is) = (row(Which::Old), row(Which::New));
                 // What is right for a while only may miss that.
                 let may_be_another = before != Key::Unknown || table.lookup.decides;
                 if before != after && may_be_another {
+                    let (was, is) = (row(Which::Old), row(Which::New));
                     self.left(id, before, was, xid);
                     self.arrived(id, after, is);
                 } else {
-                    self.changed(id, after, is);
+                    self.changed(id, after, change);
                 }
             }
             Operation::Delete => {
@@ -218,9 +218,10 @@ impl Cache {
         self.is_now(key, row);
     }
 
-    fn changed(&mut self, id: LookupId, key: Key, row: Option<Parent>) {
+    fn changed(&mut self, id: LookupId, key: Key, change: &Change<'_>) {
         let Some(key) = self.known(id, key) else { return };
         if self.parents.get(&key).is_some() {
+            let row = self.tables[id.0].row(change, Which::New);
             self.is_now(key, row);
         }
     }

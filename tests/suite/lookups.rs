@@ -5,6 +5,7 @@ mod stage;
 use std::time::Duration;
 
 use rowcast::deliver::pusher::Server;
+use serde_json::Value;
 
 use crate::harness::{
     cluster::Version,
@@ -321,6 +322,44 @@ async fn a_burst_asks_few_questions() {
         println!("lookups, {CHANGES} changes, {what}: {queries} queries");
         assert!(queries <= at_most, "{what}: {line}");
     }
+}
+
+#[tokio::test]
+async fn what_only_a_payload_says_is_read_without_being_published() {
+    let schema = "
+        create table users (id int primary key, name text, secret text);
+        create table comments (id int primary key, user_id int, nick text);
+        insert into users values (1, 'Ann', 's');";
+    let rules = "
+        [[rule]]
+        table = 'comments'
+        channels = 'comments'
+        coalesce = false
+        data = { by = '{{ author.name }}' }
+        [rule.lookup.author]
+        table = 'users'
+        key = '{{ user_id }}'
+        columns = ['name']
+        ttl = '100ms'\n";
+    let scene = Scene::new(schema, rules).await;
+    let published = "select string_agg(tablename, ' ') from pg_publication_tables";
+    assert_eq!(scene.database.psql(published).await, "comments");
+    let _run = scene.run().await;
+    let said = async |sql: &str| {
+        scene.told(sql).await;
+        let accepted = scene.endpoint.accepted();
+        accepted.last().expect("it is told").event.data("by")
+    };
+    assert_eq!(said("insert into comments values (1, 1)").await, "Ann");
+    assert_eq!(said("update comments set user_id = 7").await, Value::Null);
+    assert_eq!(said("update comments set user_id = null").await, Value::Null);
+    scene.database.psql("update users set name = 'Bea'").await;
+    eventually(SOON, "the new name is read", async || {
+        let sql = "update comments set user_id = 1, nick = nick || 'x'";
+        (said(sql).await == "Bea").then_some(())
+    })
+    .await;
+    assert_eq!(scene.resyncs(), Vec::<String>::new());
 }
 
 #[tokio::test]
