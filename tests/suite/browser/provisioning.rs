@@ -1,5 +1,7 @@
 //! The server panel, in React with Laravel's own hooks.
 
+use std::time::Instant;
+
 use super::Scene;
 use crate::harness::{
     browser::Window,
@@ -70,6 +72,7 @@ async fn a_panel_follows_every_change_and_many_at_once_by_few_fetches() {
 
     heard(&scene, &panel, "installing").await;
     let before = fetches(&panel).await;
+    let begun_at = Instant::now();
     database
         .psql(
             r#"do $$
@@ -83,11 +86,14 @@ async fn a_panel_follows_every_change_and_many_at_once_by_few_fetches() {
             end $$"#,
         )
         .await;
+    // On a machine that is too busy for 200 commits in two seconds there are more windows.
+    let windows = begun_at.elapsed().as_millis() as u64 / 500;
+    let most = windows.max(4) + 2;
     panel.until(&format!("{} == '200'", text("step"))).await;
     heard(&scene, &panel, "installed").await;
     let [one, all] = fetches_since(&panel, before).await;
     println!("provisioning: 200 updates in two seconds: {one} and {all} fetches");
-    assert!(one <= 6 && all <= 6, "{one} and {all} fetches for 200 updates");
+    assert!(one <= most && all <= most, "{one} and {all} fetches for 200 updates");
 
     let before = fetches(&panel).await;
     database
