@@ -245,7 +245,10 @@ impl Cache {
         }
         match row {
             Some(row @ Parent::Row(_)) => {
-                self.deleted.remember(xid, &key, &row);
+                // Else it is asked for again, and found to be gone.
+                if !self.deleted.remember(xid, &key, &row) {
+                    self.parents.forget(&key);
+                }
                 self.parents.put(key, row);
             }
             _ if self.tables[id.0].lookup.decides => self.parents.put(key, Parent::Unknown),
@@ -265,14 +268,17 @@ impl Cache {
 }
 
 impl Deleted {
-    fn remember(&mut self, xid: u32, key: &ParentKey, row: &Parent) {
+    /// Whether there was room for it.
+    fn remember(&mut self, xid: u32, key: &ParentKey, row: &Parent) -> bool {
         if self.xid != xid {
             *self = Deleted { xid, ..Deleted::default() };
         }
-        if self.rows.len() < MAX_DELETED && self.bytes < MAX_DELETED_BYTES {
+        let has_room = self.rows.len() < MAX_DELETED && self.bytes < MAX_DELETED_BYTES;
+        if has_room {
             self.bytes += row.heap_bytes();
             self.rows.insert(key.clone(), row.clone());
         }
+        has_room
     }
 }
 

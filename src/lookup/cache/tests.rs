@@ -167,6 +167,21 @@ fn a_deleted_parent_is_known_as_it_was_until_its_transaction_is_over() {
 }
 
 #[test]
+fn of_more_deleted_parents_than_are_remembered_none_is_taken_for_absent() {
+    let mut scene = Scene::deciding();
+    scene.observe(1, &[]);
+    let ids: Vec<String> = (0..=MAX_DELETED).map(|id| id.to_string()).collect();
+    ids.iter().for_each(|id| scene.fetch(id, found(id, "1")));
+    let rows: Vec<_> = ids.iter().map(|id| row(id, "1")).collect();
+    let deletes: Vec<_> = rows.iter().map(|row| (Some(&row[..]), None)).collect();
+    scene.observe(2, &deletes);
+    assert!(ids.iter().all(|id| scene.get(id) == Some(&server("1"))));
+    scene.observe(2, &[(None, Some(&row("20000", "1")))]);
+    assert_eq!(scene.get("0"), Some(&server("1")));
+    assert_eq!(scene.get("10000"), None, "it is to be read now");
+}
+
+#[test]
 fn one_that_comes_back_in_the_same_transaction_is_known_as_it_is() {
     let mut scene = Scene::deciding();
     scene.observe(1, &[(Some(&row("7", "1")), None), (None, Some(&row("7", "2")))]);
