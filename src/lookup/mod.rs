@@ -14,7 +14,7 @@
 //! meanwhile has a change of its own, which comes later.
 //!
 //! What cannot be read is tried again for a while, with what was read held back.
-//! After that it is [unknown](Parent::Unknown), and whoever it would have named is
+//! After that it is [unknown](crate::change::Parent::Unknown), and whoever it would have named is
 //! told by a resync, so that a table that is locked or gone stops nothing for ever.
 
 mod cache;
