@@ -8,8 +8,10 @@ use super::check::Check;
 use super::reads::Reads;
 use crate::change::{Column, Kind, Relation};
 
-/// Parts of names: `password_hash`, `remember_token`, `card_number`.
-const SECRETS: [&str; 7] = ["password", "passwd", "token", "secret", "two_factor", "card", "iban"];
+/// Parts of names: `password_hash`, `remember_token`.
+const SECRETS: [&str; 5] = ["password", "passwd", "token", "secret", "two_factor"];
+/// What words of names begin with: `card_number`, not `discarded_at`.
+const SECRET_WORDS: [&str; 2] = ["card", "iban"];
 
 impl Check<'_> {
     /// What anyone who knows a public channel's name can read.
@@ -71,9 +73,25 @@ impl Check<'_> {
 pub(super) fn looks_secret(column: &str) -> bool {
     let name = column.to_ascii_lowercase();
     SECRETS.iter().any(|part| name.contains(part))
+        || name.split('_').any(|word| SECRET_WORDS.iter().any(|start| word.starts_with(start)))
 }
 
 /// Whether it tells who somebody is.
 fn looks_personal(column: &str) -> bool {
     column.to_ascii_lowercase().contains("email")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_column_looks_secret_by_a_part_of_its_name_or_by_how_a_word_begins() {
+        for secret in ["password_hash", "remember_token", "card_number", "credit_card", "IBAN"] {
+            assert!(looks_secret(secret), "{secret}");
+        }
+        for open in ["discarded_at", "title", "postcard_id"] {
+            assert!(!looks_secret(open), "{open}");
+        }
+    }
 }
