@@ -119,6 +119,11 @@ pub struct Change<'a> {
 }
 
 impl<'a> Change<'a> {
+    /// The same, of a transaction that has said nothing.
+    pub fn without_context(self) -> Change<'a> {
+        Change { context: None, ..self }
+    }
+
     /// The column as it is after the change. An unchanged TOASTed value is
     /// taken from the old row where that carries it. `Unknown` after a delete.
     pub fn new_value(&self, column: usize) -> Value<'a> {
@@ -286,7 +291,12 @@ impl Batch {
 
     /// What it costs to keep, in bytes, near enough.
     pub fn heap_bytes(&self) -> usize {
-        self.bytes.len() + size_of_val(&*self.fields) + size_of_val(&*self.entries)
+        let contexts = self.entries.iter().filter_map(|entry| match entry {
+            Entry::Change { context, .. } | Entry::Broadcast { context, .. } => context.as_ref(),
+            Entry::Truncate { .. } | Entry::Reached(_) => None,
+        });
+        let contexts = contexts.map(|context| context.heap_bytes()).sum::<usize>();
+        self.bytes.len() + size_of_val(&*self.fields) + size_of_val(&*self.entries) + contexts
     }
 
     fn row(&self, range: Range<usize>) -> Row<'_> {

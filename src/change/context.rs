@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 pub struct Context {
     values: Map<String, Value>,
     socket_id: Option<Arc<str>>,
+    heap_bytes: usize,
 }
 
 /// Why a message is no context.
@@ -42,7 +43,14 @@ impl Context {
             Some(Value::String(text)) if is_socket_id(text) => Some(text.as_str().into()),
             Some(_) => return Err(ContextError::SocketId),
         };
-        Ok(Context { values, socket_id })
+        let heap_bytes = of_object(&values);
+        Ok(Context { values, socket_id, heap_bytes })
+    }
+
+    /// What it costs to keep, in bytes, near enough: with many small values in it
+    /// far more than its text.
+    pub fn heap_bytes(&self) -> usize {
+        self.heap_bytes
     }
 
     /// The connection that need not be told, since its user made the change.
@@ -52,6 +60,24 @@ impl Context {
 
     pub fn values(&self) -> &Map<String, Value> {
         &self.values
+    }
+}
+
+fn of_object(values: &Map<String, Value>) -> usize {
+    /// Of a tree of maps, which has room for eleven entries and is half full.
+    const NODE: usize = 11 * (size_of::<String>() + size_of::<Value>()) + 32;
+    let nodes = (values.len() / 5 + 1) * NODE;
+    nodes + values.iter().map(|(key, value)| key.len() + of_value(value)).sum::<usize>()
+}
+
+fn of_value(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(items) => {
+            items.capacity() * size_of::<Value>() + items.iter().map(of_value).sum::<usize>()
+        }
+        Value::Object(values) => of_object(values),
     }
 }
 
@@ -66,6 +92,15 @@ fn is_socket_id(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_small_values_weigh_more_than_their_text() {
+        let weight = |json: &str| Context::parse(json.as_bytes()).expect(json).heap_bytes();
+        let usual = weight(r#"{"user_id":7,"socket_id":"12.345"}"#);
+        assert!((500..1000).contains(&usual), "{usual}");
+        let maps = format!(r#"{{"a":[{}]}}"#, vec![r#"{"":0}"#; 500].join(","));
+        assert!(weight(&maps) > 60 * maps.len());
+    }
 
     #[test]
     fn a_context_is_a_json_object_and_its_socket_id_two_numbers() {

@@ -23,6 +23,7 @@ pub(super) struct Drawing {
     lookups: Arc<[BoundLookup]>,
     /// Those of them that `data` reads.
     parents: Vec<bool>,
+    tells_context: bool,
     names: Arc<Names>,
     fixed: Arc<[bool]>,
     zone: TimeZone,
@@ -52,12 +53,14 @@ impl Drawing {
             reads.resolve(relation).into_iter().map(|(_, column)| column).collect();
         let is_read = |lookup| reads.parents.iter().any(|parent| parent.lookup == lookup);
         let parents: Vec<bool> = (0..lookups.len()).map(is_read).collect();
+        let tells_context = template.templates().any(Template::tells_context);
         let drawing = |side| {
             Arc::new(Drawing {
                 data: template.bind(relation),
                 columns: columns.iter().copied().collect(),
                 lookups: lookups.clone(),
                 parents: parents.clone(),
+                tells_context,
                 names: names.clone(),
                 fixed: fixed.clone(),
                 zone: options.timezone.clone(),
@@ -71,7 +74,11 @@ impl Drawing {
 
     /// What the view's payload can be drawn by again.
     pub(super) fn draft(self: &Arc<Self>, view: &View<'_>, changed: Option<Changed>) -> Draft {
-        let change = Arc::new(Batch::keep(view.change, &self.columns));
+        let change = match self.tells_context {
+            true => *view.change,
+            false => view.change.without_context(),
+        };
+        let change = Arc::new(Batch::keep(&change, &self.columns));
         let parents = view.kin.map(|kin| kin.keep(view, &self.parents)).unwrap_or_default();
         Draft { first: change.clone(), last: change, parents, changed, render: self.clone() }
     }

@@ -78,6 +78,11 @@ impl Reads {
         Ok(())
     }
 
+    /// Whether it says something of what the transaction said of itself.
+    pub(super) fn tells_context(&self) -> bool {
+        self.variables.contains(&Variable::Context)
+    }
+
     /// Whether it says something of what went before the row as it is.
     pub(super) fn tells_before(&self) -> bool {
         self.tells_old() || self.variables.iter().any(|variable| variable.tells_before())

@@ -125,6 +125,15 @@ impl Template {
         })
     }
 
+    /// Whether it says something of what the transaction said of itself.
+    pub(super) fn tells_context(&self) -> bool {
+        self.parts.iter().any(|part| match part {
+            Part::Text(_) | Part::Parent(_) | Part::Variable(_) | Part::Column(..) => false,
+            Part::Expression { expression, .. } => expression.reads.tells_context(),
+            Part::Block(block) => block.reads.tells_context(),
+        })
+    }
+
     /// Whether it says how the row was before, or what changed in it.
     pub(super) fn tells_old(&self) -> bool {
         self.parts.iter().any(|part| match part {

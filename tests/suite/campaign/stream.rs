@@ -52,6 +52,12 @@ async fn real_stream() -> Vec<u8> {
          delete from a where id > 20;
          truncate a, b;
          select pg_logical_emit_message(true, 'rowcast', 'content');
+         begin;
+         select pg_logical_emit_message(true, 'rowcast', '{{\"user_id\":7,\"socket_id\":\"1.2\"}}');
+         insert into b values (3, 'said');
+         select pg_logical_emit_message(true, 'rowcast.broadcast', '{{\"channel\":\"c\",\"event\":\"e\",\"data\":[7]}}');
+         commit;
+         select pg_logical_emit_message(false, 'rowcast', '{{}}');
          alter table a add column later text default 'x';
          insert into a (id) values (1);"
     );
@@ -113,7 +119,7 @@ fn broken(stream: &[u8], rng: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-/// A row of more than a frame that is held whole.
+/// A row, and a message, of more than a frame that is held whole.
 fn huge(rng: &mut Rng) -> Vec<u8> {
     let mut stream = Vec::new();
     let lsn = 9_u64.to_be_bytes();
@@ -124,6 +130,8 @@ fn huge(rng: &mut Rng) -> Vec<u8> {
     let big = vec![b'x'; (1 << 20) + rng.below(1 << 20) as usize];
     let len = (big.len() as u32).to_be_bytes();
     frame(&mut stream, &[&head, b"I\0\0\0\x09N\0\x02t\0\0\0\x011t", &len, &big]);
+    let prefix = rng.pick(&["rowcast\0", "rowcast.broadcast\0", "other\0"]).as_bytes();
+    frame(&mut stream, &[&head, b"M\x01", &lsn, prefix, &len, &big]);
     frame(&mut stream, &[&head, b"C\0", &lsn, &lsn, &[0; 8]]);
     stream
 }

@@ -23,7 +23,15 @@ pub(super) fn holds(bytes: &[u8]) {
 /// Asks for every value, as rules do.
 fn look_at(batch: &Batch) {
     for item in batch.items() {
-        let Item::Change(change) = item else { continue };
+        let change = match item {
+            Item::Change(change) => change,
+            Item::Broadcast { broadcast, context, .. } => {
+                black_box((&broadcast.data, context));
+                continue;
+            }
+            Item::Truncate { .. } | Item::Reached(_) => continue,
+        };
+        black_box(change.context);
         // One more than there are: a row may be older than a column.
         for column in 0..=change.relation.columns.len() {
             black_box((change.old_value(column), change.new_value(column)));
