@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 pub struct Context {
     values: Map<String, Value>,
     socket_id: Option<Arc<str>>,
+    is_socket_id_refused: bool,
     heap_bytes: usize,
 }
 
@@ -18,8 +19,6 @@ pub enum ContextError {
     TooLong { bytes: usize },
     #[error("it is no JSON object")]
     NoObject,
-    #[error("its socket_id is none, expected two numbers such as 123.456")]
-    SocketId,
 }
 
 impl Context {
@@ -31,20 +30,21 @@ impl Context {
     /// `json` is the message's content.
     ///
     /// # Errors
-    /// For anything but a JSON object, with a `socket_id` or without.
+    /// For anything but a JSON object.
     pub fn parse(json: &[u8]) -> Result<Context, ContextError> {
         if json.len() > Context::MAX_BYTES {
             return Err(ContextError::TooLong { bytes: json.len() });
         }
         let values: Map<String, Value> =
             serde_json::from_slice(json).map_err(|_| ContextError::NoObject)?;
-        let socket_id = match values.get("socket_id") {
-            None | Some(Value::Null) => None,
-            Some(Value::String(text)) if is_socket_id(text) => Some(text.as_str().into()),
-            Some(_) => return Err(ContextError::SocketId),
+        // A browser has sent it, who must not have the rest unsaid by it.
+        let (socket_id, is_socket_id_refused) = match values.get("socket_id") {
+            None | Some(Value::Null) => (None, false),
+            Some(Value::String(text)) if is_socket_id(text) => (Some(text.as_str().into()), false),
+            Some(_) => (None, true),
         };
         let heap_bytes = of_object(&values);
-        Ok(Context { values, socket_id, heap_bytes })
+        Ok(Context { values, socket_id, is_socket_id_refused, heap_bytes })
     }
 
     /// What it costs to keep, in bytes, near enough: with many small values in it
@@ -56,6 +56,11 @@ impl Context {
     /// The connection that need not be told, since its user made the change.
     pub fn socket_id(&self) -> Option<&Arc<str>> {
         self.socket_id.as_ref()
+    }
+
+    /// Whether it has a `socket_id` that is none.
+    pub fn is_socket_id_refused(&self) -> bool {
+        self.is_socket_id_refused
     }
 
     pub fn values(&self) -> &Map<String, Value> {
@@ -114,9 +119,11 @@ mod tests {
         }
         for id in ["12", "12.", ".5", "a.b", "1.2.3", "1.2\\u000d\\u000a"] {
             let json = format!(r#"{{"socket_id":"{id}"}}"#);
-            assert_eq!(Context::parse(json.as_bytes()), Err(ContextError::SocketId), "{id}");
+            let context = Context::parse(json.as_bytes()).expect(id);
+            assert_eq!((context.socket_id(), context.is_socket_id_refused()), (None, true), "{id}");
         }
-        assert_eq!(Context::parse(br#"{"socket_id":12.5}"#), Err(ContextError::SocketId));
+        let context = Context::parse(br#"{"socket_id":12.5,"user_id":7}"#).unwrap();
+        assert!(context.is_socket_id_refused() && context.values()["user_id"] == 7);
         let long = format!(r#"{{"a":"{}"}}"#, "a".repeat(Context::MAX_BYTES));
         let error = Context::parse(long.as_bytes());
         assert_eq!(error, Err(ContextError::TooLong { bytes: long.len() }));

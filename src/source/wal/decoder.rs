@@ -25,7 +25,7 @@ pub(super) enum Step {
     /// The message describes a table that the catalog did not know: call
     /// [`Decoder::learn`], then give the message again.
     NeedsCatalog,
-    /// A message to us was passed over.
+    /// A message to us, or a part of it, was passed over.
     Unheard(Unheard),
 }
 
@@ -136,8 +136,12 @@ impl Decoder {
                 match Said::of(transactional, prefix, len, content) {
                     Some(Ok(Said::Context(context))) => {
                         self.transaction.ok_or(out_of_place)?;
+                        let is_socket_id_refused = context.is_socket_id_refused();
                         self.context = Some(Arc::new(context));
                         batch.context.clone_from(&self.context);
+                        if is_socket_id_refused {
+                            return Ok(Step::Unheard(Unheard::SocketId));
+                        }
                     }
                     Some(Ok(Said::Broadcast(broadcast))) => {
                         batch.broadcast(broadcast, self.transaction.ok_or(out_of_place)?);
@@ -315,6 +319,7 @@ mod tests {
             emitted(false, "other", "?"),
             begin(50),
             emitted(true, "rowcast", r#"{"user_id":7}"#),
+            emitted(true, "rowcast", r#"{"user_id":8,"socket_id":"x"}"#),
             emitted(true, "rowcast", "hello"),
             emitted(true, "rowcast", &long),
             emitted(true, "rowcast.broadcast", "[]"),
@@ -325,10 +330,11 @@ mod tests {
             commit(100),
         ];
         let (batch, unheard) = hear(&mut Decoder::default(), &messages).unwrap();
-        assert_eq!(users(&batch), [Some(7)]);
+        assert_eq!(users(&batch), [Some(8)]);
         let too_long = ContextError::TooLong { bytes: long.len() };
         let expected = [
             Unheard::NotTransactional,
+            Unheard::SocketId,
             Unheard::Context(ContextError::NoObject),
             Unheard::Context(too_long),
             Unheard::Broadcast(BroadcastError::Shape),

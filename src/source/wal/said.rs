@@ -15,11 +15,13 @@ pub(super) enum Said {
     Broadcast(Broadcast),
 }
 
-/// Why a message that is for us is passed over.
+/// Why a message that is for us, or a part of it, is passed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unheard {
     #[error("a context was passed over: {0}")]
     Context(ContextError),
+    #[error("a context's socket_id was passed over: expected two numbers such as 123.456")]
+    SocketId,
     #[error("an application event was passed over: {0}")]
     Broadcast(BroadcastError),
     #[error(
@@ -64,7 +66,7 @@ impl Unheard {
         match self {
             Unheard::Context(ContextError::TooLong { .. }) => "context_too_long",
             Unheard::Context(ContextError::NoObject) => "context_no_object",
-            Unheard::Context(ContextError::SocketId) => "context_socket_id",
+            Unheard::SocketId => "context_socket_id",
             Unheard::Broadcast(BroadcastError::TooLong { .. }) => "broadcast_too_long",
             Unheard::Broadcast(BroadcastError::Shape) => "broadcast_shape",
             Unheard::NotTransactional => "not_transactional",
@@ -74,9 +76,7 @@ impl Unheard {
     /// What to do about it.
     fn fix(self) -> &'static str {
         match self {
-            Unheard::Context(ContextError::SocketId) => {
-                "leave socket_id out where the browser has sent none"
-            }
+            Unheard::SocketId => "leave it out where the browser has sent none",
             Unheard::Context(_) => "SELECT rowcast.context('{\"user_id\":7}')",
             Unheard::Broadcast(_) => {
                 "SELECT rowcast.broadcast('private-admin.7', 'OrderPaid', '{\"id\":42}')"
