@@ -141,7 +141,6 @@ pub async fn run(
 ) -> Result<End, Error> {
     let mut pipeline = Pipeline::new(options);
     let mut backoff = Backoff::up_to(RECONNECT_WITHIN);
-    let mut has_streamed = false;
     let mut last_failure = String::new();
     let mut broke_at_once = false;
     loop {
@@ -151,7 +150,7 @@ pub async fn run(
         };
         let failure = match opened {
             Ok(Opened::Streaming(open)) => {
-                has_streamed = true;
+                pipeline.has_streamed = true;
                 let since = Instant::now();
                 // What breaks again and again is announced once, and so is why.
                 let announce_at = if broke_at_once { since + SETTLED } else { since };
@@ -180,7 +179,7 @@ pub async fn run(
             }
             Err(failure) => {
                 broke_at_once = false;
-                pipeline.has_failed = has_streamed;
+                pipeline.has_failed = pipeline.has_streamed;
                 failure
             }
         };
@@ -188,7 +187,7 @@ pub async fn run(
             return Err(failure);
         }
         let is_made_up_for = pipeline.makes_up_for(&failure).await;
-        let may_wait = has_streamed && !options.once || is_made_up_for;
+        let may_wait = pipeline.has_streamed && !options.once || is_made_up_for;
         if !may_wait && !failure.is_transient() {
             return Err(failure);
         }
@@ -208,7 +207,7 @@ pub async fn run(
         }
     }
     // Stopped between two connections: what the last one left is not delivered.
-    match has_streamed || options.once {
+    match pipeline.has_streamed || options.once {
         true => Ok(End::Undelivered),
         false => Ok(End::Delivered),
     }
@@ -223,6 +222,8 @@ struct Pipeline<'a> {
     until: Option<Lsn>,
     /// Why the next session leaves out what was committed before it.
     pass_over: Option<Reason>,
+    /// So that nobody stands by who could mend what keeps it from starting.
+    has_streamed: bool,
     /// After the first session: the last attempt came to nothing, or ended at once.
     has_failed: bool,
 }
@@ -251,6 +252,7 @@ impl Pipeline<'_> {
             standby,
             until: None,
             pass_over: None,
+            has_streamed: false,
             has_failed: false,
         }
     }

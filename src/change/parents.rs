@@ -1,6 +1,6 @@
 //! Rows that rules look up in other tables, by the text of a key.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,11 +16,18 @@ pub struct Lookup {
     /// Those that are read, without repeats. A [`ParentRow`] has them in this
     /// order.
     pub columns: Vec<Box<str>>,
-    /// Whether a row decides more than what a payload says: who is told, or
-    /// whether. Then the table is published, so that a change of it is known.
-    pub decides: bool,
+    /// Those of `columns`, by index, that decide more than what a payload says: who
+    /// is told, or whether. If there are any, the table is published, so that a
+    /// change of it is known.
+    pub deciding: Vec<usize>,
     /// How long a row is used that no change stream keeps right.
     pub ttl: Duration,
+}
+
+impl Lookup {
+    pub fn decides(&self) -> bool {
+        !self.deciding.is_empty()
+    }
 }
 
 /// Which of [`Rules::lookups`](crate::route::Rules::lookups).
@@ -77,6 +84,7 @@ pub type ParentValue = (Kind, Option<Box<[u8]>>);
 #[derive(Debug, Default)]
 pub struct Parents {
     batch: HashMap<ParentKey, Parent>,
+    moved: HashSet<ParentKey>,
     young: Generation,
     old: Generation,
 }
@@ -134,14 +142,31 @@ impl Parents {
         self.young.known.get(key).or_else(|| self.old.known.get(key))
     }
 
+    /// Whether it decides otherwise than it did before this batch, or before the
+    /// transaction that the batch goes on with: who was told of its children then
+    /// is not known.
+    pub fn has_moved(&self, key: &ParentKey) -> bool {
+        self.moved.contains(key)
+    }
+
+    /// Until [`settle`](Parents::settle).
+    pub fn put_moved(&mut self, key: ParentKey) {
+        self.moved.insert(key);
+    }
+
+    /// Nothing has moved.
+    pub fn settle(&mut self) {
+        self.moved.clear();
+    }
+
     /// Has it for this batch alone.
     pub fn put(&mut self, key: ParentKey, parent: Parent) {
         self.batch.insert(key, parent);
     }
 
-    /// Takes back what holds for this batch alone.
-    pub fn take_back(&mut self, key: &ParentKey) {
-        self.batch.remove(key);
+    /// Takes back what holds for this batch alone. Returns whether anything did.
+    pub fn take_back(&mut self, key: &ParentKey) -> bool {
+        self.batch.remove(key).is_some()
     }
 
     /// Has it for this batch, unless something else holds for that, and for

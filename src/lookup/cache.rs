@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::key::KeyType;
 use super::table::{Key, Table, Which};
 use crate::change::{
-    Batch, Change, Item, Lookup, LookupId, Operation, Parent, ParentKey, Parents, Relation,
+    Batch, Change, Item, LookupId, Operation, Parent, ParentKey, Parents, Relation,
 };
 
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(super) struct Cache {
     /// By [`LookupId`]: whether a key may be kept that there is no row for.
     has_absent: Vec<bool>,
     deleted: Deleted,
+    /// It may go on in the next batch.
+    last_xid: Option<u32>,
 }
 
 /// Parents that the last transaction deleted, as they were: it may go on in the
@@ -61,7 +63,7 @@ impl Cache {
         let fetched = tables.iter().map(|_| VecDeque::new()).collect();
         let has_absent = vec![false; tables.len()];
         let (parents, deleted) = (Parents::default(), Deleted::default());
-        Cache { parents, tables, fetched, has_absent, deleted }
+        Cache { parents, tables, fetched, has_absent, deleted, last_xid: None }
     }
 
     pub(super) fn table(&self, id: LookupId) -> &Table {
@@ -82,7 +84,8 @@ impl Cache {
         }
         self.parents.next_batch();
         self.expire(now);
-        match batch.xids().first() {
+        let xids = batch.xids();
+        match xids.first() {
             Some(xid) if *xid == self.deleted.xid => {
                 for (key, row) in &self.deleted.rows {
                     self.parents.put(key.clone(), row.clone());
@@ -90,6 +93,10 @@ impl Cache {
             }
             _ => self.deleted = Deleted::default(),
         }
+        if xids.first() != self.last_xid.as_ref() {
+            self.parents.settle();
+        }
+        self.last_xid = xids.last().copied();
         let mut described = Vec::new();
         for item in batch.items() {
             match item {
@@ -114,7 +121,8 @@ impl Cache {
     /// change has come since its query began: the next ones come with the next
     /// batch, and are applied to what is kept here.
     pub(super) fn take(&mut self, key: ParentKey, answer: Answer, now: Instant) {
-        let Table { lookup: Lookup { decides, .. }, key_type, .. } = self.tables[key.lookup.0];
+        let Table { lookup, key_type, .. } = &self.tables[key.lookup.0];
+        let decides = lookup.decides();
         match answer {
             Answer::Found { key: written, parent } if written == key.key => {
                 self.keep(key, parent, now);
@@ -139,7 +147,7 @@ impl Cache {
 
     fn keep(&mut self, key: ParentKey, parent: Parent, now: Instant) {
         let lookup = &self.tables[key.lookup.0].lookup;
-        if !lookup.decides {
+        if !lookup.decides() {
             let fetched = &mut self.fetched[key.lookup.0];
             fetched.push_back((now + lookup.ttl, key.clone()));
         }
@@ -189,12 +197,15 @@ impl Cache {
             Operation::Update => {
                 let (before, after) = (key(Which::Old), key(Which::New));
                 // What is right for a while only may miss that.
-                let may_be_another = before != Key::Unknown || table.lookup.decides;
+                let may_be_another = before != Key::Unknown || table.lookup.decides();
                 if before != after && may_be_another {
                     let (was, is) = (row(Which::Old), row(Which::New));
                     self.left(id, before, was, xid);
                     self.arrived(id, after, is);
                 } else {
+                    if table.moves(change) {
+                        self.moved(id, &after);
+                    }
                     self.changed(id, after, change);
                 }
             }
@@ -214,8 +225,17 @@ impl Cache {
             self.parents.retain(|key, parent| key.lookup != id || *parent != Parent::Absent);
         }
         let Some(key) = self.known(id, key) else { return };
-        self.deleted.rows.remove(&key);
+        // Its children of before may have belonged to somebody else.
+        if self.deleted.rows.remove(&key).is_some() | self.parents.take_back(&key) {
+            self.parents.put_moved(key.clone());
+        }
         self.is_now(key, row);
+    }
+
+    fn moved(&mut self, id: LookupId, key: &Key) {
+        if let Key::Known(key) = key {
+            self.parents.put_moved(ParentKey { lookup: id, key: key.clone() });
+        }
     }
 
     fn changed(&mut self, id: LookupId, key: Key, change: &Change<'_>) {
@@ -251,7 +271,7 @@ impl Cache {
                 }
                 self.parents.put(key, row);
             }
-            _ if self.tables[id.0].lookup.decides => self.parents.put(key, Parent::Unknown),
+            _ if self.tables[id.0].lookup.decides() => self.parents.put(key, Parent::Unknown),
             _ => self.parents.put(key, Parent::Absent),
         }
     }
@@ -260,7 +280,7 @@ impl Cache {
     fn known(&mut self, id: LookupId, key: Key) -> Option<ParentKey> {
         match key {
             Key::Known(key) => return Some(ParentKey { lookup: id, key }),
-            Key::Unknown if self.tables[id.0].lookup.decides => self.forget_all(id),
+            Key::Unknown if self.tables[id.0].lookup.decides() => self.forget_all(id),
             Key::Unknown | Key::None => {}
         }
         None

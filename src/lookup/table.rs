@@ -90,6 +90,13 @@ impl Table {
         Some(Parent::Row(Arc::new(ParentRow { values })))
     }
 
+    /// Whether an update changed what decides. What the old row does not carry, no
+    /// rule needs of it.
+    pub(super) fn moves(&self, change: &Change<'_>) -> bool {
+        let mut deciding = self.lookup.deciding.iter().filter_map(|place| self.columns[*place]);
+        deciding.any(|column| change.column_changed(column) == Some(true))
+    }
+
     /// Of the columns that are read, in their order.
     pub(super) fn kinds(&self) -> impl Iterator<Item = Kind> {
         let kind = |column: usize| self.relation.columns[column].kind;

@@ -7,7 +7,7 @@ use tracing::{error, warn};
 
 use super::{Options, Slot};
 use crate::change::{Lookup, Relation};
-use crate::postgres::checks::{self, Expected, Finding, Kind};
+use crate::postgres::checks::{self, Expected, Finding, Kind, Severity};
 use crate::postgres::need::{IdentityNeed, Need};
 use crate::postgres::reading::{self, Access, Reading};
 use crate::postgres::snapshot::Snapshot;
@@ -127,6 +127,20 @@ impl Inspection {
         Ok(Inspection { snapshot, problems, findings })
     }
 
+    /// At a start somebody stands by. Later, rows that cannot be looked up must not
+    /// hold back what other rules tell: the lookups have resyncs sent instead.
+    pub(super) fn go_on_without_lookups(&mut self) {
+        for finding in &mut self.findings {
+            let is_of_lookups = matches!(
+                finding.kind,
+                Kind::LookupNotUnique | Kind::LookupNotReadable | Kind::LookupHidden
+            );
+            if is_of_lookups {
+                finding.severity = Severity::Warning;
+            }
+        }
+    }
+
     /// # Errors
     /// If the promise could not be kept with the database as it is.
     pub(super) fn accept(&self) -> Result<(), Refused> {
@@ -240,7 +254,7 @@ pub fn readings_of(lookups: &[Lookup], relations: &[Relation]) -> Vec<Reading> {
             (None, _) => return None,
         };
         let columns = lookup.columns.iter().filter_map(|name| relation.column(name)).collect();
-        Some(Reading { oid: relation.oid, by, columns, decides: lookup.decides })
+        Some(Reading { oid: relation.oid, by, columns, decides: lookup.decides() })
     };
     lookups.iter().filter_map(reading).collect()
 }

@@ -68,7 +68,8 @@ impl Lookout<'_> {
     }
 
     async fn inspect(&mut self) -> Result<(), Error> {
-        let inspection = inspect(&self.connection.client, self.options).await?;
+        let mut inspection = inspect(&self.connection.client, self.options).await?;
+        inspection.go_on_without_lookups();
         inspection.accept()?;
         self.told.warn(&inspection);
         match inspection.publication() == self.publication {

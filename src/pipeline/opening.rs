@@ -50,7 +50,10 @@ impl Pipeline<'_> {
             postgres::connect(&dsn, postgres::APPLICATION_NAME).await.map_err(Error::Connect)?;
         let slot = options.slot.name(&options.database).clone();
         let (inspection, refused) = loop {
-            let inspection = inspect(&connection.client, options).await?;
+            let mut inspection = inspect(&connection.client, options).await?;
+            if self.has_streamed {
+                inspection.go_on_without_lookups();
+            }
             let refused = inspection.accept().err();
             if self.has_failed {
                 self.relieve(&connection, &inspection).await;

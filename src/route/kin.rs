@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::lookup::{ParentColumn, RuleLookup};
 use super::template::{BoundTemplate, Printed, Unrenderable};
-use super::view::View;
+use super::view::{Side, View};
 use crate::change::{Kind, LookupId, Parent, ParentKey, ParentRow, Parents, Relation};
 
 /// A lookup on one relation's columns.
@@ -177,6 +177,10 @@ impl<'a> Kin<'a> {
             Ok(None) => return Found::Absent,
             Err(reason) => return Found::Nameless(reason),
         };
+        // The row as it was belonged to whom its parent belonged then.
+        if view.side == Side::Old && bound.decides && self.parents.has_moved(&key) {
+            return Found::Trouble(Trouble { missing: Vec::new(), is_unknown: true });
+        }
         match self.parents.get(&key) {
             Some(Parent::Row(row)) => Found::Row(row.clone()),
             Some(Parent::Absent) => Found::Absent,

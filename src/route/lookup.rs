@@ -314,12 +314,12 @@ pub(super) fn merge(rules: &mut [Rule]) -> Vec<Lookup> {
                 table: own.table.clone(),
                 by: own.by.clone(),
                 columns: Vec::new(),
-                decides: false,
+                deciding: Vec::new(),
                 ttl: own.ttl,
             });
             merged.len() - 1
         });
-        let Lookup { columns, decides, ttl, .. } = &mut merged[index];
+        let Lookup { columns, deciding, ttl, .. } = &mut merged[index];
         let mut place = |name: &str| {
             columns.iter().position(|column| **column == *name).unwrap_or_else(|| {
                 columns.push(name.into());
@@ -328,7 +328,12 @@ pub(super) fn merge(rules: &mut [Rule]) -> Vec<Lookup> {
         };
         own.places = own.columns.iter().map(|name| place(name)).collect();
         own.id = LookupId(index);
-        *decides |= own.decides();
+        for column in &own.deciding {
+            let place = own.places[*column];
+            if !deciding.contains(&place) {
+                deciding.push(place);
+            }
+        }
         *ttl = own.ttl.min(*ttl);
     }
     merged

@@ -70,7 +70,7 @@ impl Scene {
         let endpoint = Endpoint::start(Server::Sockudo).await;
         endpoint.occupy(["private-servers.alpha", "private-servers.beta"]);
         let rowcast = Rowcast::new(&format!(
-            "{}[pusher]\n{}[run]\nstate_dir = 'state'\n[limits]\nresync_spread = '0s'\n{rules}",
+            "{}[pusher]\n{}[run]\nstate_dir = 'state'\ninspect_every = '1s'\n[limits]\nresync_spread = '0s'\n{rules}",
             database.toml().replace("postgres@", &format!("{role}@")),
             endpoint.toml(),
         ));
@@ -254,6 +254,29 @@ async fn a_privilege_that_is_lost_holds_changes_back_until_it_is_granted_again()
 }
 
 #[tokio::test]
+async fn who_a_row_belonged_to_before_its_parent_moved_is_told_too() {
+    let scene = Scene::new(SCHEMA, RULES).await;
+    let _run = scene.run().await;
+    let sql = "begin; update firewalls set server_id = 2 where id = 1;
+               update firewall_rules set port = 81 where id = 1; commit";
+    scene.database.psql(sql).await;
+    scene.delivered().await;
+    assert_eq!(scene.resyncs(), ["private-servers.alpha", "private-servers.beta"]);
+    scene.endpoint.assert_strict();
+}
+
+#[tokio::test]
+async fn a_privilege_that_is_lost_keeps_no_other_rule_from_telling() {
+    let rules = format!("{RULES}[[rule]]\ntable = 'servers'\nchannels = 'servers'\n");
+    let scene = Scene::new(SCHEMA, &rules).await;
+    let run = scene.run().await;
+    let revoke = format!("revoke select (id, slug) on servers from {}", scene.role);
+    scene.database.psql(&revoke).await;
+    run.stderr.wait_for(SOON, "GRANT SELECT").await;
+    assert_eq!(scene.told("insert into servers values (9, 'gamma')").await, ["servers"]);
+}
+
+#[tokio::test]
 async fn killed_while_it_looks_up_it_tells_after_the_next_start() {
     let scene = Scene::new(SCHEMA, RULES).await;
     let run = scene.run().await;
@@ -408,7 +431,7 @@ async fn what_setup_prints_grants_exactly_what_is_read() {
             format!("GRANT SELECT ({columns}) ON \"public\".\"{table}\" TO \"{}\";", scene.role);
         assert!(script.contains(&grant), "{script}");
     }
-    assert_eq!(script.matches("GRANT").count(), 2, "{script}");
+    assert_eq!(script.matches("GRANT SELECT").count(), 2, "{script}");
     psql::run(&url, &script).await;
     let _run = scene.run().await;
     assert_eq!(scene.told("update firewall_rules set port = 1 where id = 1").await, ["alpha"]);

@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use super::*;
 use crate::change::{
-    BatchBuilder, Column, Field, Kind, ParentRow, Position, ReplicaIdentity, TableName, Timestamp,
-    Transaction,
+    BatchBuilder, Column, Field, Kind, Lookup, ParentRow, Position, ReplicaIdentity, TableName,
+    Timestamp, Transaction,
 };
 
 /// A value of a row: `None` for NULL.
@@ -44,7 +44,7 @@ impl Scene {
             table: relation.table.clone(),
             by: None,
             columns: vec!["server_id".into()],
-            decides,
+            deciding: if decides { vec![0] } else { Vec::new() },
             ttl: Duration::from_secs(5),
         };
         let mut cache = Cache::new(vec![Table::new(lookup, relation.clone())]);
@@ -188,6 +188,23 @@ fn one_that_comes_back_in_the_same_transaction_is_known_as_it_is() {
     assert_eq!(scene.get("7"), Some(&server("2")));
     scene.observe(1, &[(None, Some(&row("8", "1")))]);
     assert_eq!(scene.get("7"), None, "it is to be read now");
+}
+
+#[test]
+fn who_a_child_belonged_to_before_its_parent_moved_is_not_known() {
+    let moved = |scene: &Scene, key| scene.cache.parents.has_moved(&parent_key(key));
+    let mut scene = Scene::deciding();
+    let (here, there) = (row("7", "1"), row("7", "2"));
+    scene.observe(1, &[(Some(&here), Some(&there)), (Some(&row("8", "1")), Some(&row("8", "1")))]);
+    assert!(moved(&scene, "7") && !moved(&scene, "8"));
+    scene.observe(1, &[]);
+    assert!(!moved(&scene, "7"), "the transaction is over");
+    scene.observe(2, &[(Some(&here), None), (Some(&row("9", "1")), None), (None, Some(&there))]);
+    assert!(moved(&scene, "7") && !moved(&scene, "9"));
+    scene.observe(2, &[(None, Some(&row("5", "1")))]);
+    assert!(moved(&scene, "7"), "the transaction goes on");
+    scene.observe(3, &[(None, Some(&row("6", "1")))]);
+    assert!(!moved(&scene, "7") && !moved(&scene, "6"));
 }
 
 #[test]

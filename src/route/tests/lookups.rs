@@ -60,9 +60,9 @@ fn rules_that_look_into_one_table_by_one_column_look_once() {
     ]);
     let [shared, by_name] = rules.lookups() else { panic!("{:?}", rules.lookups()) };
     let names = |columns: &[Box<str>]| columns.join(" ");
-    assert_eq!((&*names(&shared.columns), shared.decides), ("name team_id", true));
+    assert_eq!((&*names(&shared.columns), shared.decides()), ("name team_id", true));
     assert_eq!(shared.ttl.as_secs(), 2);
-    assert_eq!((by_name.by.as_deref(), by_name.decides), (Some("name"), false));
+    assert_eq!((by_name.by.as_deref(), by_name.decides()), (Some("name"), false));
     assert_eq!((&*names(&by_name.columns), by_name.ttl.as_secs()), ("id", 5));
 
     let parents = known(&rules, &[("5", r#"{"id":5,"name":"Ann","team_id":7}"#)]);

@@ -30,7 +30,7 @@ fn lookup(table: &str, by: Option<&str>, columns: &[&str]) -> Lookup {
         table: TableName::new("public", table),
         by: by.map(Into::into),
         columns: columns.iter().map(|column| (*column).into()).collect(),
-        decides: true,
+        deciding: vec![0],
         ttl: Duration::from_secs(5),
     }
 }
