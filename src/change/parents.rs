@@ -164,9 +164,9 @@ impl Parents {
         self.batch.insert(key, parent);
     }
 
-    /// Takes back what holds for this batch alone. Returns whether anything did.
-    pub fn take_back(&mut self, key: &ParentKey) -> bool {
-        self.batch.remove(key).is_some()
+    /// Takes back what holds for this batch alone.
+    pub fn take_back(&mut self, key: &ParentKey) -> Option<Parent> {
+        self.batch.remove(key)
     }
 
     /// Has it for this batch, unless something else holds for that, and for

@@ -225,8 +225,9 @@ impl Cache {
             self.parents.retain(|key, parent| key.lookup != id || *parent != Parent::Absent);
         }
         let Some(key) = self.known(id, key) else { return };
-        // Its children of before may have belonged to somebody else.
-        if self.deleted.rows.remove(&key).is_some() | self.parents.take_back(&key) {
+        let held = self.parents.take_back(&key);
+        let before = self.deleted.rows.remove(&key).or(held);
+        if before.is_some_and(|before| self.tables[id.0].decides_otherwise(&before, row.as_ref())) {
             self.parents.put_moved(key.clone());
         }
         self.is_now(key, row);

@@ -97,6 +97,18 @@ impl Table {
         deciding.any(|column| change.column_changed(column) == Some(true))
     }
 
+    /// Whether a row that came in the place of another may name somebody else.
+    pub(super) fn decides_otherwise(&self, before: &Parent, now: Option<&Parent>) -> bool {
+        match (before, now) {
+            (Parent::Absent, _) => false,
+            (Parent::Row(before), Some(Parent::Row(now))) => {
+                let mut deciding = self.lookup.deciding.iter();
+                deciding.any(|place| before.values[*place] != now.values[*place])
+            }
+            _ => self.lookup.decides(),
+        }
+    }
+
     /// Of the columns that are read, in their order.
     pub(super) fn kinds(&self) -> impl Iterator<Item = Kind> {
         let kind = |column: usize| self.relation.columns[column].kind;

@@ -126,6 +126,15 @@ impl ChannelClass {
         ChannelClass::PresenceCache,
     ];
 
+    /// The first other class that a name may have which begins with `head` and goes
+    /// on: `private` may become `private-`.
+    pub fn after(head: &str) -> Option<ChannelClass> {
+        let is_longer = |class: &ChannelClass| {
+            class.prefix().len() > head.len() && class.prefix().starts_with(head)
+        };
+        ChannelClass::ALL.into_iter().find(is_longer)
+    }
+
     /// The class that a name, or the literal beginning of one, belongs to.
     pub fn of(name: &str) -> ChannelClass {
         Self::PREFIXES

@@ -251,11 +251,11 @@ impl TryFrom<String> for AllowedChannel {
             None => (&*text, false),
         };
         let class = ChannelClass::of(head);
-        let longer = |class: &ChannelClass| class.prefix().starts_with(head);
-        if class == ChannelClass::Public
-            && is_open
+        // Whoever writes `private*` or `private-cache*` means what comes with a dash.
+        if is_open
             && !head.is_empty()
-            && let Some(meant) = ChannelClass::ALL.into_iter().find(longer)
+            && let Some(meant) = ChannelClass::after(head)
+            && (class == ChannelClass::Public || meant.prefix() == format!("{head}-"))
         {
             let class = meant.prefix().trim_end_matches('-');
             return Err(AllowedChannelError::Class { text, class });
@@ -386,6 +386,7 @@ mod tests {
             ("channels = 'private-*'", "broadcast.channels: `events` is not set"),
             ("events = '*'", "broadcast.events: `channels` is not set"),
             ("channels = 'private*'\nevents = '*'", "\"private-*\" or such"),
+            ("channels = 'private-cache*'\nevents = '*'", "\"private-cache-*\" or such"),
             ("channels = 'pres*'\nevents = '*'", "\"presence-*\" or such"),
             ("channels = 'a b'\nevents = '*'", "may not be in a channel name"),
             ("channels = []\nevents = '*'", "at least one"),

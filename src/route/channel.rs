@@ -50,16 +50,6 @@ impl ChannelTemplateError {
     }
 }
 
-const CLASSES: [ChannelClass; 7] = [
-    ChannelClass::Cache,
-    ChannelClass::Private,
-    ChannelClass::PrivateCache,
-    ChannelClass::Encrypted,
-    ChannelClass::EncryptedCache,
-    ChannelClass::Presence,
-    ChannelClass::PresenceCache,
-];
-
 const DOT: &str = "a value has '.', which only an expression that ends in `| dotted` brings into a \
                    channel name";
 
@@ -78,14 +68,14 @@ fn class_of_head(
     if class.is_encrypted() && !options.encrypts {
         return Err(ChannelTemplateError::NoKey);
     }
-    if open && class == ChannelClass::Public {
-        let becomes = CLASSES.into_iter().find(|class| class.prefix().starts_with(head));
-        if let Some(becomes) = becomes {
-            return Err(ChannelTemplateError::Class {
-                head: head.to_owned(),
-                class: becomes.prefix().trim_end_matches('-'),
-            });
-        }
+    if open
+        && class == ChannelClass::Public
+        && let Some(becomes) = ChannelClass::after(head)
+    {
+        return Err(ChannelTemplateError::Class {
+            head: head.to_owned(),
+            class: becomes.prefix().trim_end_matches('-'),
+        });
     }
     Ok(class)
 }

@@ -203,7 +203,9 @@ fn who_a_child_belonged_to_before_its_parent_moved_is_not_known() {
     assert!(moved(&scene, "7") && !moved(&scene, "9"));
     scene.observe(2, &[(None, Some(&row("5", "1")))]);
     assert!(moved(&scene, "7"), "the transaction goes on");
-    scene.observe(3, &[(None, Some(&row("6", "1")))]);
+    scene.observe(3, &[(Some(&there), None), (None, Some(&there))]);
+    assert!(!moved(&scene, "7"), "it came back as it was");
+    scene.observe(4, &[(None, Some(&row("6", "1")))]);
     assert!(!moved(&scene, "7") && !moved(&scene, "6"));
 }
 
