@@ -13,8 +13,12 @@ use super::dsn::{ChannelBinding, Dsn, Host, SessionAttributes, SslMode, Target};
 use super::error::{ConnectError, ServerError};
 
 /// How values are written, whatever role, database and server are set to.
-/// The stream of changes has the same, so that both write a value alike.
-pub(crate) const SESSION_SETTINGS: [(&str, &str); 6] = [
+/// The stream of changes has the same, so that both write a value alike. And
+/// nothing but Postgres' own is called by an unqualified name: whoever may create
+/// in `public` could otherwise put a function or an operator of theirs before it,
+/// to run as our role.
+pub(crate) const SESSION_SETTINGS: [(&str, &str); 7] = [
+    ("search_path", "pg_catalog, pg_temp"),
     ("client_encoding", "UTF8"),
     ("DateStyle", "ISO"),
     ("TimeZone", "UTC"),
@@ -185,6 +189,8 @@ impl Login for OrdinaryLogin<'_> {
         // not know.
         let mut settings = String::from("SET idle_session_timeout = 0");
         for (name, value) in SESSION_SETTINGS {
+            // Of a list, each is quoted.
+            let value = value.replace(", ", "', '");
             settings.push_str(&format!("; SET {name} = '{value}'"));
         }
         client.batch_execute(&settings).await.map_err(failed)?;

@@ -206,7 +206,7 @@ on_every_version! {
             read_until(&mut streaming, text.as_bytes()).await;
         }
         let ordinary = postgres::connect(&dsn, NAME).await.unwrap();
-        let row = "select format('%s %s %s %s', at, took, ratio, raw) from posts";
+        let row = "select format('%s %s %s %s', at, took, ratio, raw) from public.posts";
         let row: String = ordinary.client.query_one(row, &[]).await.unwrap().get(0);
         assert_eq!(row, "2026-11-20 22:00:00+00 1 day 02:00:00 0.30000000000000004 \\x00ff");
 

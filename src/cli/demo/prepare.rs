@@ -49,6 +49,8 @@ pub(super) async fn prepare(cluster: &Cluster, endpoint: &Endpoint) -> anyhow::R
     let maintenance = postgres::connect(&maintenance.dsn(), APPLICATION).await?;
     maintenance.client.batch_execute(&format!("CREATE DATABASE {}", blog::DATABASE)).await?;
     let application = postgres::connect(&database.dsn(), APPLICATION).await?;
+    // As an application's, and not as ours.
+    application.client.batch_execute("SET search_path = public").await?;
     application.client.batch_execute(blog::SCHEMA).await?;
     set_up(&application, &database, &rules).await?;
 
