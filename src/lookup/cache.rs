@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::MAX_ROW_BYTES;
 use super::key::KeyType;
 use super::table::{Key, Table, Which};
 use crate::change::{
@@ -55,6 +56,8 @@ pub(super) enum Answer {
     },
     /// The key is none of the column's type.
     Refused,
+    /// There is such a row, and no room for it.
+    TooLarge,
     Unknown,
 }
 
@@ -141,7 +144,7 @@ impl Cache {
                 self.parents.put(key, parent);
             }
             Answer::Refused => self.keep(key, Parent::Absent, now),
-            Answer::Unknown => self.parents.put(key, Parent::Unknown),
+            Answer::TooLarge | Answer::Unknown => self.parents.put(key, Parent::Unknown),
         }
     }
 
@@ -249,9 +252,16 @@ impl Cache {
 
     fn is_now(&mut self, key: ParentKey, row: Option<Parent>) {
         self.parents.take_back(&key);
+        let is_kept = self.parents.kept(&key).is_some();
         match row {
-            Some(row) if self.parents.kept(&key).is_some() => self.parents.keep(key, row),
-            Some(row) => self.parents.put(key, row),
+            Some(row) if is_kept && row.heap_bytes() <= MAX_ROW_BYTES => {
+                self.parents.keep(key, row);
+            }
+            // What is too large holds while its change is in memory all the same.
+            Some(row) => {
+                self.parents.forget(&key);
+                self.parents.put(key, row);
+            }
             None => self.parents.forget(&key),
         }
     }

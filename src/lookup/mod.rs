@@ -43,6 +43,9 @@ use crate::postgres::Dsn;
 const MAX_KEYS: usize = 1000;
 /// Of the rows that one batch asks for, in bytes. Those beyond are unknown.
 const MAX_BATCH_BYTES: usize = 32 << 20;
+/// Of what is read of one row, in bytes. A larger one is unknown: one value may
+/// have a gigabyte.
+const MAX_ROW_BYTES: usize = 1 << 20;
 
 /// The stage between the source and the rules.
 pub struct Lookups {

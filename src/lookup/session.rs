@@ -1,6 +1,6 @@
 //! The questions to the server: one for all keys of a table.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::future::poll_fn;
 use std::pin::pin;
@@ -12,7 +12,9 @@ use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, ToSql, Type};
 use tokio_postgres::{Client, Row, Statement};
+use tracing::warn;
 
+use super::MAX_ROW_BYTES;
 use super::cache::Answer;
 use super::key::KeyType;
 use super::table::Table;
@@ -27,7 +29,9 @@ const SETTINGS: &str = "SET statement_timeout = '5s'; SET row_security = off; \
                         SET default_transaction_read_only = on";
 /// The table of this OID, quoted, and whether its rows are in partitions; its
 /// column of that name, and what type that has: without its domain and modifier,
-/// since a cast to varchar(3) would cut the key.
+/// since a cast to varchar(3) would cut the key. And the operator that its indexes
+/// find a key by: anyone may define another `=`, but only a superuser an operator
+/// class. A type without a class of its own, varchar or an enum, has Postgres' `=`.
 const DESCRIPTION: &str = "
 WITH RECURSIVE base(oid, domain) AS (
     SELECT a.atttypid, t.typbasetype FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
@@ -37,7 +41,17 @@ WITH RECURSIVE base(oid, domain) AS (
 )
 SELECT format('%I.%I', n.nspname, c.relname) AS name, c.relkind = 'p' AS partitioned,
        format_type(b.oid, -1) AS type, b.oid AS base, t.typtype = 'e' AS enum,
-       coalesce(l.collisdeterministic, true) AS deterministic
+       coalesce(l.collisdeterministic, true) AS deterministic,
+       coalesce((
+           SELECT format('%I.%s', m.nspname, o.oprname)
+           FROM pg_opclass s
+           JOIN pg_am i ON i.oid = s.opcmethod AND i.amname = 'btree'
+           JOIN pg_amop e ON e.amopfamily = s.opcfamily AND e.amopstrategy = 3
+               AND e.amoplefttype = b.oid AND e.amoprighttype = b.oid
+           JOIN pg_operator o ON o.oid = e.amopopr
+           JOIN pg_namespace m ON m.oid = o.oprnamespace
+           WHERE s.opcintype = b.oid AND s.opcdefault
+       ), 'pg_catalog.=') AS equals
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = $2::text AND NOT a.attisdropped
@@ -46,10 +60,16 @@ JOIN pg_type t ON t.oid = b.oid
 LEFT JOIN pg_collation l ON l.oid = a.attcollation
 WHERE c.oid = $1";
 
+/// Of a row's columns, as stored, where what takes eight bytes may be two in text.
+/// More is not even read.
+const MAX_STORED_BYTES: usize = 4 * MAX_ROW_BYTES;
+
 /// A session with the server that streams.
 pub(super) struct Session {
     client: Client,
     statements: HashMap<LookupId, (Statement, KeyType)>,
+    /// Of whose rows one was too large, which was told.
+    with_large_rows: HashSet<LookupId>,
 }
 
 /// Why nothing could be looked up.
@@ -83,7 +103,7 @@ impl Session {
     pub(super) async fn open(dsn: &Dsn) -> Result<Session, Failure> {
         let Connection { client, .. } = postgres::connect(dsn, APPLICATION_NAME).await?;
         in_time(client.batch_execute(SETTINGS)).await?;
-        Ok(Session { client, statements: HashMap::new() })
+        Ok(Session { client, statements: HashMap::new(), with_large_rows: HashSet::new() })
     }
 
     /// The table is another one now.
@@ -109,7 +129,8 @@ impl Session {
             true => (row.try_get("name")?, ""),
             false => (row.try_get("name")?, "ONLY "),
         };
-        let sql = question_of(table, by, &format!("{only}{name}"), row.try_get("type")?);
+        let key = Column { name: by, base: row.try_get("type")?, equals: row.try_get("equals")? };
+        let sql = question_of(table, &key, &format!("{only}{name}"));
         let statement = in_time(self.client.prepare(&sql)).await?;
         self.statements.insert(id, (statement, key_type));
         Ok(key_type)
@@ -120,7 +141,7 @@ impl Session {
     /// # Panics
     /// Unless it is [prepared](Session::prepare).
     pub(super) async fn look_up(
-        &self,
+        &mut self,
         id: LookupId,
         table: &Table,
         keys: &[&str],
@@ -156,6 +177,10 @@ impl Session {
                 Err(failure) => return Err(failure),
             }
         }
+        if answers.contains(&Answer::TooLarge) && self.with_large_rows.insert(id) {
+            let table = &table.relation.table;
+            warn!(%table, "a row is not looked up: what is read of it is larger than 1 MiB");
+        }
         Ok(answers)
     }
 
@@ -185,25 +210,41 @@ impl Session {
     }
 }
 
+/// The column that keys are looked for in.
+struct Column<'a> {
+    name: &'a str,
+    /// Its type, without domains.
+    base: &'a str,
+    /// The operator, with its schema.
+    equals: &'a str,
+}
+
 /// A row for each key: its place among the keys, whether there is such a row,
-/// the key as the server writes it, and the row's columns. Values are written by the
-/// types' output functions, as the change stream has them; a cast to text is
-/// another thing for some.
-fn question_of(table: &Table, by: &str, from: &str, key_type: &str) -> String {
-    let by = quote_identifier(by);
-    let mut sql = format!(
-        "SELECT k.place, t.{by} IS DISTINCT FROM NULL, CASE WHEN t.{by} IS DISTINCT FROM NULL \
-         THEN format('%s', t.{by}) ELSE format('%s', k.key::{key_type}) END"
-    );
+/// the key as the server writes it, and the row's columns, or NULL if they are too
+/// large. Values are written by the types' output functions, as the change stream
+/// has them; a cast to text is another thing for some.
+fn question_of(table: &Table, key: &Column<'_>, from: &str) -> String {
+    let Column { name, base, equals } = key;
+    let by = quote_identifier(name);
+    let (mut stored, mut texts) = (String::from("0::bigint"), Vec::new());
     for column in &table.lookup.columns {
         let column = quote_identifier(column);
-        sql += &format!(
-            ", CASE WHEN t.{column} IS DISTINCT FROM NULL THEN format('%s', t.{column}) END"
-        );
+        stored += &format!(" + coalesce(pg_column_size(t.{column}), 0)");
+        texts.push(format!(
+            "CASE WHEN t.{column} IS DISTINCT FROM NULL THEN format('%s', t.{column}) END"
+        ));
     }
-    sql + &format!(
-        " FROM unnest($1::text[]) WITH ORDINALITY AS k(key, place) \
-         LEFT JOIN {from} AS t ON t.{by} = k.key::{key_type}"
+    let texts = texts.join(", ");
+    // Base types are compared: no `=` of a domain is nearer. OFFSET has each text
+    // written once, though it is used twice.
+    format!(
+        "SELECT k.place, t.{by} IS DISTINCT FROM NULL, CASE WHEN t.{by} IS DISTINCT FROM NULL \
+         THEN format('%s', t.{by}) ELSE format('%s', k.key::{base}) END, \
+         CASE WHEN pg_column_size(w.texts) <= {MAX_ROW_BYTES} THEN w.texts END \
+         FROM unnest($1::text[]) WITH ORDINALITY AS k(key, place) \
+         LEFT JOIN {from} AS t ON t.{by}::{base} OPERATOR({equals}) k.key::{base} \
+         CROSS JOIN LATERAL (SELECT CASE WHEN {stored} <= {MAX_STORED_BYTES} \
+         THEN ARRAY[{texts}]::text[] END AS texts OFFSET 0) AS w"
     )
 }
 
@@ -212,13 +253,12 @@ fn answer(row: &Row, table: &Table) -> Result<Answer, tokio_postgres::Error> {
     if !row.try_get(1)? {
         return Ok(Answer::NotThere { key });
     }
-    let mut values = Vec::with_capacity(table.lookup.columns.len());
-    for (kind, at) in table.kinds().zip(3..) {
-        let text = row.try_get::<_, Option<Raw<'_>>>(at)?;
-        values.push((kind, text.map(|Raw(text)| text.into())));
-    }
-    let parent = Parent::Row(Arc::new(ParentRow { values: values.into() }));
-    Ok(Answer::Found { key, parent })
+    let Some(texts) = row.try_get::<_, Option<Vec<Option<Raw<'_>>>>>(3)? else {
+        return Ok(Answer::TooLarge);
+    };
+    let texts = texts.into_iter().map(|text| text.map(|Raw(text)| text.into()));
+    let values = table.kinds().zip(texts).collect();
+    Ok(Answer::Found { key, parent: Parent::Row(Arc::new(ParentRow { values })) })
 }
 
 /// Bytes as they are: in a `SQL_ASCII` database they need not be UTF-8.

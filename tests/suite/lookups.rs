@@ -1,5 +1,6 @@
 //! Rules that look rows up, whole: the page of a server is told of what belongs to it, two tables away.
 
+mod guard;
 mod stage;
 
 use std::time::Duration;

@@ -182,6 +182,22 @@ fn of_more_deleted_parents_than_are_remembered_none_is_taken_for_absent() {
 }
 
 #[test]
+fn a_row_that_is_too_large_holds_for_its_batch() {
+    let mut scene = Scene::deciding();
+    scene.observe(1, &[]);
+    scene.fetch("7", found("7", "1"));
+    let large = "1".repeat(MAX_ROW_BYTES + 1);
+    scene.observe(2, &[(Some(&row("7", "1")), Some(&row("7", &large)))]);
+    assert_eq!(scene.get("7"), Some(&server(&large)));
+    scene.observe(3, &[]);
+    assert_eq!(scene.get("7"), None, "it is to be read now");
+    scene.fetch("7", Answer::TooLarge);
+    assert_eq!(scene.get("7"), Some(&Parent::Unknown));
+    scene.observe(4, &[]);
+    assert_eq!(scene.get("7"), None, "it may be smaller now");
+}
+
+#[test]
 fn one_that_comes_back_in_the_same_transaction_is_known_as_it_is() {
     let mut scene = Scene::deciding();
     scene.observe(1, &[(Some(&row("7", "1")), None), (None, Some(&row("7", "2")))]);
