@@ -37,6 +37,16 @@ impl Relation {
     pub fn column(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| &*column.name == name)
     }
+
+    /// The column that a row is looked for in: `by`, or else the only one of the
+    /// primary key.
+    pub fn key_column(&self, by: Option<&str>) -> Option<usize> {
+        match (by, &*self.primary_key) {
+            (Some(by), _) => self.column(by),
+            (None, [column]) => Some(*column),
+            (None, _) => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

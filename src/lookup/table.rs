@@ -36,11 +36,7 @@ pub(super) enum Key {
 
 impl Table {
     pub(super) fn new(lookup: Lookup, relation: Arc<Relation>) -> Table {
-        let by = match (&lookup.by, &*relation.primary_key) {
-            (Some(by), _) => relation.column(by),
-            (None, [key]) => Some(*key),
-            (None, _) => None,
-        };
+        let by = relation.key_column(lookup.by.as_deref());
         let columns = lookup.columns.iter().map(|name| relation.column(name)).collect();
         Table { lookup, relation, by, columns, key_type: None }
     }

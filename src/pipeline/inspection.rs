@@ -248,11 +248,7 @@ pub fn needs_of(tables: &[TableNeeds<'_>]) -> Vec<Need> {
 pub fn readings_of(lookups: &[Lookup], relations: &[Relation]) -> Vec<Reading> {
     let reading = |lookup: &Lookup| {
         let relation = relations.iter().find(|relation| relation.table == lookup.table)?;
-        let by = match (&lookup.by, &*relation.primary_key) {
-            (Some(by), _) => relation.column(by)?,
-            (None, [key]) => *key,
-            (None, _) => return None,
-        };
+        let by = relation.key_column(lookup.by.as_deref())?;
         let columns = lookup.columns.iter().filter_map(|name| relation.column(name)).collect();
         Some(Reading { oid: relation.oid, by, columns, decides: lookup.decides() })
     };

@@ -171,14 +171,9 @@ impl RuleLookup {
         relation.table == self.table || relation.renamed.as_ref() == Some(&self.table)
     }
 
-    /// The column that keys are looked for in: `None` if the relation lacks it,
-    /// or without `by` if its primary key is not one column.
+    /// The column that keys are looked for in.
     pub(super) fn key_column(&self, relation: &Relation) -> Option<usize> {
-        match (&self.by, &*relation.primary_key) {
-            (Some(by), _) => relation.column(by),
-            (None, [column]) => Some(*column),
-            (None, _) => None,
-        }
+        relation.key_column(self.by.as_deref())
     }
 
     /// Indexes of the columns that it reads of the relation, with the one that
