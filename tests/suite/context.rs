@@ -347,8 +347,9 @@ async fn an_event_is_told_though_rowcast_is_killed_before_and_after_the_endpoint
     scene.hears(r"App\Events\First").await;
     scene.stop(&run).await;
 
-    let killed = scene.rowcast.start_with(&["run"], &[("ROWCAST_FAILPOINT", "state-due")]);
+    // First: else what other databases log may be due to be written before it.
     scene.database.psql(r"select rowcast.broadcast('private-admin.7', 'App\Events\Second')").await;
+    let killed = scene.rowcast.start_with(&["run"], &[("ROWCAST_FAILPOINT", "state-due")]);
     scene.hears(r"App\Events\Second").await;
     assert_eq!(killed.ended(SOON).await.code(), None);
     scene.endpoint.refuse_connections().await;
