@@ -85,6 +85,8 @@ pub type ParentValue = (Kind, Option<Box<[u8]>>);
 pub struct Parents {
     batch: HashMap<ParentKey, Parent>,
     moved: HashSet<ParentKey>,
+    /// More than are remembered, so that any may have.
+    have_all_moved: bool,
     young: Generation,
     old: Generation,
 }
@@ -132,6 +134,9 @@ fn heap_bytes(key: &ParentKey, parent: &Parent) -> usize {
 }
 
 impl Parents {
+    /// Of one transaction, which may go on for many batches.
+    const MAX_MOVED: usize = 10_000;
+
     /// `None` if it must be read first.
     pub fn get(&self, key: &ParentKey) -> Option<&Parent> {
         self.batch.get(key).or_else(|| self.kept(key))
@@ -146,17 +151,22 @@ impl Parents {
     /// transaction that the batch goes on with: who was told of its children then
     /// is not known.
     pub fn has_moved(&self, key: &ParentKey) -> bool {
-        self.moved.contains(key)
+        self.have_all_moved || self.moved.contains(key)
     }
 
     /// Until [`settle`](Parents::settle).
     pub fn put_moved(&mut self, key: ParentKey) {
-        self.moved.insert(key);
+        if self.moved.len() < Parents::MAX_MOVED {
+            self.moved.insert(key);
+        } else {
+            self.have_all_moved = true;
+        }
     }
 
     /// Nothing has moved.
     pub fn settle(&mut self) {
-        self.moved.clear();
+        self.moved = HashSet::new();
+        self.have_all_moved = false;
     }
 
     /// Has it for this batch alone.
@@ -228,6 +238,18 @@ mod tests {
         let many = || (0..3 * Generation::MAX_PARENTS).map(|n| key(&n.to_string()));
         many().for_each(|key| parents.keep(key, Parent::Absent));
         assert!(many().all(|key| parents.get(&key).is_some()));
+    }
+
+    #[test]
+    fn of_more_than_are_remembered_any_may_have_moved() {
+        let mut parents = Parents::default();
+        for n in 0..3 * Parents::MAX_MOVED {
+            assert_eq!(parents.has_moved(&key("other")), n > Parents::MAX_MOVED);
+            parents.put_moved(key(&n.to_string()));
+        }
+        assert_eq!(parents.moved.len(), Parents::MAX_MOVED);
+        parents.settle();
+        assert!(!parents.has_moved(&key("0")) && !parents.has_moved(&key("other")));
     }
 
     #[test]
