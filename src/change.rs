@@ -13,7 +13,9 @@ mod position;
 mod relation;
 mod timestamp;
 
-pub use batch::{Batch, BatchBuilder, Change, Field, Item, Operation, Row, Transaction, Value};
+pub use batch::{
+    Batch, BatchBuilder, Change, Field, Item, Missed, Operation, Row, Transaction, Value,
+};
 pub use broadcast::{Broadcast, BroadcastError};
 pub use context::{Context, ContextError};
 pub use lsn::Lsn;

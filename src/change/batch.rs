@@ -167,6 +167,15 @@ impl<'a> Change<'a> {
     }
 }
 
+/// Why a source cannot tell changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missed {
+    /// They may not have been written down.
+    Unrecorded,
+    /// There was no room to write them down.
+    Full,
+}
+
 /// What a batch holds, in the order of the source.
 #[derive(Debug)]
 pub enum Item<'a> {
@@ -180,6 +189,13 @@ pub enum Item<'a> {
         broadcast: &'a Broadcast,
         transaction: Transaction,
         context: Option<&'a Arc<Context>>,
+    },
+    /// Changes were committed that the source cannot tell: of this table, or of
+    /// any. Whoever begins to read now sees them.
+    Missed {
+        relation: Option<&'a Arc<Relation>>,
+        why: Missed,
+        transaction: Transaction,
     },
     /// The source has sent everything at or below this position.
     Reached(Position),
@@ -203,6 +219,11 @@ enum Entry {
         broadcast: Broadcast,
         transaction: Transaction,
         context: Option<Arc<Context>>,
+    },
+    Missed {
+        relation: Option<Arc<Relation>>,
+        why: Missed,
+        transaction: Transaction,
     },
     Reached(Position),
 }
@@ -234,6 +255,9 @@ impl Batch {
             }
             Entry::Broadcast { broadcast, transaction, context } => {
                 Item::Broadcast { broadcast, transaction: *transaction, context: context.as_ref() }
+            }
+            Entry::Missed { relation, why, transaction } => {
+                Item::Missed { relation: relation.as_ref(), why: *why, transaction: *transaction }
             }
             Entry::Reached(position) => Item::Reached(*position),
         })
@@ -272,7 +296,10 @@ impl Batch {
     pub fn change(&self) -> Option<Change<'_>> {
         self.items().find_map(|item| match item {
             Item::Change(change) => Some(change),
-            Item::Truncate { .. } | Item::Broadcast { .. } | Item::Reached(_) => None,
+            Item::Truncate { .. }
+            | Item::Broadcast { .. }
+            | Item::Missed { .. }
+            | Item::Reached(_) => None,
         })
     }
 
@@ -282,7 +309,8 @@ impl Batch {
             Entry::Change { transaction, .. }
             | Entry::Truncate { transaction, .. }
             | Entry::Broadcast { transaction, .. } => Some(transaction.xid),
-            Entry::Reached(_) => None,
+            // All of them are seen already.
+            Entry::Missed { .. } | Entry::Reached(_) => None,
         });
         let mut xids: Vec<u32> = transactions.collect();
         xids.dedup();
@@ -293,7 +321,7 @@ impl Batch {
     pub fn heap_bytes(&self) -> usize {
         let contexts = self.entries.iter().filter_map(|entry| match entry {
             Entry::Change { context, .. } | Entry::Broadcast { context, .. } => context.as_ref(),
-            Entry::Truncate { .. } | Entry::Reached(_) => None,
+            Entry::Truncate { .. } | Entry::Missed { .. } | Entry::Reached(_) => None,
         });
         let contexts = contexts.map(|context| context.heap_bytes()).sum::<usize>();
         self.bytes.len() + size_of_val(&*self.fields) + size_of_val(&*self.entries) + contexts
@@ -402,6 +430,15 @@ impl BatchBuilder {
 
     pub fn truncate(&mut self, relation: Arc<Relation>, transaction: Transaction) {
         self.entries.push(Entry::Truncate { relation, transaction });
+    }
+
+    pub fn missed(
+        &mut self,
+        relation: Option<Arc<Relation>>,
+        why: Missed,
+        transaction: Transaction,
+    ) {
+        self.entries.push(Entry::Missed { relation, why, transaction });
     }
 
     pub fn reached(&mut self, position: Position) {

@@ -31,6 +31,9 @@ pub struct Limits {
     /// `max_slot_wal_keep_size`.
     #[serde(deserialize_with = "max_retained_wal")]
     pub max_retained_wal: Option<ByteSize>,
+    /// How many rows the outbox of `capture = "triggers"` may hold, before
+    /// changes are passed over and told by resyncs.
+    pub max_outbox_rows: MaxOutboxRows,
     /// The time over which a resync's channels are told, so that pages do not
     /// fetch all at once.
     #[serde(deserialize_with = "resync_spread")]
@@ -51,6 +54,7 @@ impl Default for Limits {
             collapse_above: NonZeroUsize::new(1000).expect("it is not zero"),
             max_age: Some(HOUR),
             max_retained_wal: None,
+            max_outbox_rows: MaxOutboxRows(1_000_000),
             resync_spread: Duration::from_secs(2),
         }
     }
@@ -99,6 +103,35 @@ impl TryFrom<usize> for MaxInFlight {
             Ok(MaxInFlight(count))
         } else {
             Err(MaxInFlightError(count))
+        }
+    }
+}
+
+/// A number of rows from a thousand to a thousand million. With less, one bulk
+/// update fills it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u64")]
+pub struct MaxOutboxRows(u64);
+
+impl MaxOutboxRows {
+    const RANGE: RangeInclusive<u64> = 1_000..=1_000_000_000;
+
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} rows: it takes a number from 1000 to 1000000000")]
+pub struct MaxOutboxRowsError(u64);
+
+impl TryFrom<u64> for MaxOutboxRows {
+    type Error = MaxOutboxRowsError;
+
+    fn try_from(rows: u64) -> Result<MaxOutboxRows, MaxOutboxRowsError> {
+        match MaxOutboxRows::RANGE.contains(&rows) {
+            true => Ok(MaxOutboxRows(rows)),
+            false => Err(MaxOutboxRowsError(rows)),
         }
     }
 }

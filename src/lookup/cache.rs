@@ -114,6 +114,10 @@ impl Cache {
                 Item::Truncate { relation, .. } => {
                     self.on(relation).into_iter().for_each(|id| self.forget_all(id));
                 }
+                Item::Missed { relation: Some(relation), .. } => {
+                    self.on(relation).into_iter().for_each(|id| self.forget_all(id));
+                }
+                Item::Missed { relation: None, .. } => self.parents.retain(|_, _| false),
                 Item::Broadcast { .. } | Item::Reached(_) => {}
             }
         }

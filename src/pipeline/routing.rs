@@ -107,6 +107,9 @@ fn route(router: &mut Router, batch: &Batch, parents: &Parents) -> Result<Routed
                     unsent.push(why);
                 }
             }
+            Item::Missed { relation, why, transaction } => {
+                router.missed(relation, why, transaction, &mut handoff.resyncs)?;
+            }
             Item::Reached(position) => handoff.reached = Some(position),
         }
     }

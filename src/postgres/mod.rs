@@ -52,6 +52,12 @@ pub struct Config {
     /// The password, if the URL should not hold it.
     #[serde(default)]
     pub password: Option<Secret>,
+    /// How committed changes are learned of.
+    #[serde(default)]
+    pub capture: Capture,
+    /// With `triggers`: how rowcast learns that there is something to read.
+    #[serde(default)]
+    pub wake: Wake,
     /// The replication slot, made by `rowcast setup`.
     #[serde(default = "Config::default_slot")]
     pub slot: SlotName,
@@ -85,6 +91,29 @@ impl Config {
             None => self.url.clone(),
         }
     }
+}
+
+/// How committed changes are learned of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Capture {
+    /// By streaming logical replication.
+    #[default]
+    Wal,
+    /// By triggers that write them to a table, which rowcast reads and empties.
+    Triggers,
+}
+
+/// How rowcast learns that triggers wrote something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wake {
+    /// A NOTIFY wakes it where it sleeps; it looks by itself too, less often.
+    #[default]
+    Notify,
+    /// It looks again and again. Nothing then depends on a session, so that a
+    /// pooler may give each transaction another one.
+    Poll,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -141,6 +170,7 @@ mod tests {
         let config: Config = toml::from_str("").unwrap();
         assert_eq!(config.url, Dsn::default());
         assert_eq!((config.slot.as_str(), config.publication.as_str()), ("rowcast", "rowcast"));
+        assert_eq!((config.capture, config.wake), (Capture::Wal, Wake::Notify));
         assert_eq!(config.publish_columns, PublishColumns::All);
         assert_eq!(config.timezone, TimeZone(jiff::tz::TimeZone::UTC));
     }
@@ -163,6 +193,8 @@ mod tests {
             ("publication = ''", "the name is empty"),
             ("timezone = 'Mars/Olympus'", "is not a time zone"),
             ("publish_columns = 'some'", "expected `all` or `named`"),
+            ("capture = 'outbox'", "expected `wal` or `triggers`"),
+            ("wake = 'listen'", "expected `notify` or `poll`"),
             ("urls = 'postgres://h'", "unknown field `urls`"),
         ] {
             let error = toml::from_str::<Config>(bad).unwrap_err().to_string();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use super::bound::BoundRule;
 use super::{Broadcasts, Rules, Unsent, broadcast};
 use crate::change::{
-    Broadcast, Change, Context, ParentKey, Parents, Relation, TableName, Transaction,
+    Broadcast, Change, Context, Missed, ParentKey, Parents, Relation, TableName, Transaction,
 };
 use crate::notification::{Handoff, Notification, Reason, Resync, Terms};
 
@@ -153,6 +153,39 @@ impl Router {
             position: Some(transaction.position),
             at: transaction.at,
         }));
+        Ok(())
+    }
+
+    /// Appends what the rules say about changes that the source cannot tell: those
+    /// on the table, or all.
+    ///
+    /// # Errors
+    /// As [`Router::route`].
+    pub fn missed(
+        &mut self,
+        relation: Option<&Arc<Relation>>,
+        why: Missed,
+        transaction: Transaction,
+        out: &mut Vec<Resync>,
+    ) -> Result<(), Renamed> {
+        let reason = match why {
+            Missed::Unrecorded => Reason::Gap,
+            Missed::Full => Reason::Shed,
+        };
+        let resync = |terms: &Arc<Terms>| Resync {
+            terms: terms.clone(),
+            reason,
+            count: None,
+            position: Some(transaction.position),
+            at: transaction.at,
+        };
+        match relation {
+            Some(relation) => {
+                let table = table_of(&self.rules, &mut self.tables, relation)?;
+                out.extend(table.rules.iter().map(|rule| resync(rule.terms())));
+            }
+            None => out.extend(self.terms().map(resync)),
+        }
         Ok(())
     }
 

@@ -101,6 +101,11 @@ impl Streaming {
                         "broadcast {} {} {}",
                         broadcast.channel, broadcast.event, broadcast.data
                     )),
+                    Item::Missed { relation, .. } => {
+                        let table =
+                            relation.map_or("everything".to_owned(), |it| it.table.to_string());
+                        lines.push(format!("missed {table}"));
+                    }
                     Item::Reached(position) if self.confirms => {
                         self.confirmed.send_replace(Some(position));
                     }

@@ -273,7 +273,7 @@ mod tests {
         let contexts = batch.items().filter_map(|item| match item {
             Item::Change(change) => Some(change.context),
             Item::Broadcast { context, .. } => Some(context),
-            Item::Truncate { .. } | Item::Reached(_) => None,
+            Item::Truncate { .. } | Item::Missed { .. } | Item::Reached(_) => None,
         });
         contexts.map(|context| context?.values()["user_id"].as_i64()).collect()
     }

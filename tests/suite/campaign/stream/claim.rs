@@ -29,7 +29,7 @@ fn look_at(batch: &Batch) {
                 black_box((&broadcast.data, context));
                 continue;
             }
-            Item::Truncate { .. } | Item::Reached(_) => continue,
+            Item::Truncate { .. } | Item::Missed { .. } | Item::Reached(_) => continue,
         };
         black_box(change.context);
         // One more than there are: a row may be older than a column.
