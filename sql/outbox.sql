@@ -61,7 +61,7 @@ ALTER TABLE rowcast.outbox SET (
 
 -- How far the outbox is delivered. One row.
 CREATE TABLE IF NOT EXISTS rowcast.reader (
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
     -- Numbers readers, so that positions rise from one to the next.
     session bigint NOT NULL DEFAULT 0,
     -- Everything at or below it is delivered, and deleted with the same commit.

@@ -2,6 +2,7 @@
 
 mod make_slot;
 mod report;
+mod triggers;
 
 use tokio_postgres::Client;
 
@@ -16,7 +17,7 @@ use crate::postgres::publication::Age;
 use crate::postgres::reading::{self, Access};
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::statement::{Statement, StatementError, Wait};
-use crate::postgres::{self, Dsn, PublishColumns, Target, functions, identity};
+use crate::postgres::{self, Capture, Dsn, PublishColumns, Target, functions, identity};
 use crate::route::{self, Rules};
 use crate::source::wal::connection::Persistence;
 
@@ -80,6 +81,9 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
     let rules = rules::compile(&loaded)?;
     let config = &loaded.config;
     let failover = config.run.failover;
+    if config.database.capture == Capture::Triggers {
+        return triggers::setup(&args, &loaded, &rules).await;
+    }
     setup(&args, &config.database, failover, &rules, |problems| Ok(loaded.refuse(problems)?)).await
 }
 
@@ -223,7 +227,7 @@ pub(super) async fn execute(
     client: &Client,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let waits = |wait| on_wait(wait, &statement.sql);
+    let waits = |wait| on_wait(wait, statement.shown());
     statement.execute(client, ATTEMPTS, waits).await.map_err(|error| {
         let rest = match report.has_changed() {
             true => "what was changed before this stays",
@@ -238,7 +242,7 @@ pub(super) async fn execute(
         };
         anyhow::Error::new(error).context(format!("{why} ({rest})"))
     })?;
-    report.made(statement.what.clone(), statement.sql.clone());
+    report.made(statement.what.clone(), statement.shown().to_owned());
     Ok(())
 }
 

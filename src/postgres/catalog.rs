@@ -91,7 +91,7 @@ pub async fn relations(client: &Client) -> Result<Vec<Relation>, Error> {
 }
 
 /// Every permanent or unlogged table outside the system schemas, by schema and
-/// name. Generated columns are left out: they are not published, and a rule
+/// name; not those of the outbox. Generated columns are left out: they are not published, and a rule
 /// that named one would wait for a value that never comes.
 ///
 /// A partitioned table's `in_identity` holds only where all its partitions
@@ -161,6 +161,7 @@ LEFT JOIN key pk ON pk.indrelid = c.oid AND pk.attnum = a.attnum AND pk.indispri
 LEFT JOIN key ri ON ri.indrelid = c.oid AND ri.attnum = a.attnum AND ri.indisreplident
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
   AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+  AND NOT (n.nspname = 'rowcast' AND c.relname IN ('outbox', 'reader', 'shapes'))
 ORDER BY n.nspname, c.relname, a.attnum
 "#;
 

@@ -12,7 +12,9 @@ use super::need::{Need, wanted};
 use super::server::{Hosting, Server};
 use super::slot::{Slot, WalStatus};
 use super::snapshot::Snapshot;
-use super::{APPLICATION_NAME, Config, PublicationName, SlotName, quote_identifier, standby};
+use super::{
+    APPLICATION_NAME, Capture, Config, PublicationName, SlotName, quote_identifier, standby,
+};
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +114,7 @@ impl Kind {
 /// What the database is held against.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected<'a> {
+    pub capture: Capture,
     pub slot: &'a SlotName,
     pub publication: &'a PublicationName,
     pub needs: &'a [Need],
@@ -124,8 +127,14 @@ pub struct Expected<'a> {
 impl<'a> Expected<'a> {
     /// Without takeover and failover.
     pub fn of(config: &'a Config, needs: &'a [Need]) -> Expected<'a> {
-        let (slot, publication) = (&config.slot, &config.publication);
-        Expected { slot, publication, needs, takeover: false, failover: false }
+        Expected {
+            capture: config.capture,
+            slot: &config.slot,
+            publication: &config.publication,
+            needs,
+            takeover: false,
+            failover: false,
+        }
     }
 }
 

@@ -14,6 +14,7 @@ pub mod identity;
 pub mod lag;
 mod names;
 pub mod need;
+pub mod outbox;
 pub mod plan;
 pub mod publication;
 pub mod publish;

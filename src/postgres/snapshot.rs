@@ -4,6 +4,7 @@ use tokio_postgres::{Client, Error};
 
 use super::catalog::{self, Table};
 use super::functions::{self, Functions};
+use super::outbox::{self, Outbox};
 use super::publication::{self, Publication};
 use super::server::Server;
 use super::slot::{self, Slot};
@@ -18,23 +19,30 @@ pub struct Snapshot {
     pub publication: Option<Publication>,
     pub tables: Vec<Table>,
     pub functions: Functions,
+    /// `None` where nothing was ever made for capture by triggers.
+    pub outbox: Option<Outbox>,
+    /// Whether the session's role may make objects in schema `rowcast`, which
+    /// is there then.
+    pub may_create: bool,
 }
 
 impl Snapshot {
-    /// Six queries, sent together.
+    /// Some queries, sent together.
     pub async fn gather(
         client: &Client,
         slot: &SlotName,
         publication: &PublicationName,
     ) -> Result<Snapshot, Error> {
-        let (server, slot, publication, tables, functions) = tokio::try_join!(
+        let (server, slot, publication, tables, functions, outbox, may_create) = tokio::try_join!(
             Server::read(client),
             slot::read(client, slot),
             publication::read(client, publication, slot),
             catalog::tables(client),
             functions::read(client),
+            outbox::read(client),
+            outbox::may_create(client),
         )?;
-        Ok(Snapshot { server, slot, publication, tables, functions })
+        Ok(Snapshot { server, slot, publication, tables, functions, outbox, may_create })
     }
 
     /// The tables as rules know them.

@@ -6,7 +6,7 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error};
 
-use super::ServerError;
+use super::{ServerError, quote_identifier};
 
 /// A statement of SQL, and what it is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,18 @@ pub struct Statement {
     /// Without a semicolon.
     pub sql: String,
     pub lock: Lock,
+    pub by: By,
+    /// What stands for SQL that is too long to be shown.
+    short: Option<Box<str>>,
+}
+
+/// Whose session runs a statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum By {
+    /// That of the tables' owner: `--url`.
+    Owner,
+    /// That of `[database] url`, of this name: it then owns what is made.
+    Role(Box<str>),
 }
 
 /// What a statement does to others while it waits for its lock.
@@ -79,7 +91,13 @@ impl StatementError {
 
 impl Statement {
     pub fn new(what: impl Into<String>, sql: impl Into<String>) -> Statement {
-        Statement { what: what.into(), sql: sql.into(), lock: Lock::Queues }
+        Statement {
+            what: what.into(),
+            sql: sql.into(),
+            lock: Lock::Queues,
+            by: By::Owner,
+            short: None,
+        }
     }
 
     pub fn concurrently(
@@ -87,7 +105,22 @@ impl Statement {
         sql: impl Into<String>,
         cleanup: Option<String>,
     ) -> Statement {
-        Statement { what: what.into(), sql: sql.into(), lock: Lock::Yields { cleanup } }
+        Statement { lock: Lock::Yields { cleanup }, ..Statement::new(what, sql) }
+    }
+
+    /// The same by the role of `[database] url`.
+    pub fn by_role(self, role: &str) -> Statement {
+        Statement { by: By::Role(role.into()), ..self }
+    }
+
+    /// The same, shown as `short`.
+    pub fn shown_as(self, short: impl Into<Box<str>>) -> Statement {
+        Statement { short: Some(short.into()), ..self }
+    }
+
+    /// The SQL, or what stands for it.
+    pub fn shown(&self) -> &str {
+        self.short.as_deref().unwrap_or(&self.sql)
     }
 
     /// Lines for psql: the words as a comment, then the SQL.
@@ -100,7 +133,12 @@ impl Statement {
             Lock::Queues => String::new(),
             Lock::Yields { .. } => format!("SET lock_timeout = '{}';\n", Lock::Queues.timeout()),
         };
-        format!("-- {}\n{longer}{};\n{back}", self.what.replace('\n', " "), self.sql)
+        let (role, reset) = match &self.by {
+            By::Owner => (String::new(), ""),
+            By::Role(role) => (format!("SET ROLE {};\n", quote_identifier(role)), "RESET ROLE;\n"),
+        };
+        let what = self.what.replace('\n', " ");
+        format!("-- {what}\n{role}{longer}{};\n{back}{reset}", self.sql)
     }
 
     /// What a script of statements begins with.
@@ -118,7 +156,7 @@ impl Statement {
         mut on_wait: impl FnMut(Wait),
     ) -> Result<(), StatementError> {
         const PAUSE: Duration = Duration::from_secs(1);
-        let failed = |error| StatementError::of(&self.sql, error);
+        let failed = |error| StatementError::of(self.shown(), error);
         let set_timeout = format!("SET lock_timeout = '{}'", self.lock.timeout());
         client.batch_execute(&set_timeout).await.map_err(failed)?;
         for attempt in 1_u32.. {

@@ -26,6 +26,7 @@ mod promotion;
 mod readme;
 mod setup;
 mod setup_command;
+mod setup_triggers;
 mod standby;
 #[expect(unreachable_pub, reason = "nothing of a test binary can be reached from outside")]
 mod systems;

@@ -5,7 +5,7 @@ mod partitions;
 use rowcast::{
     change::{Relation, ReplicaIdentity},
     postgres::{
-        PublicationName, PublishColumns, SlotName,
+        Capture, PublicationName, PublishColumns, SlotName,
         catalog::{self, Table},
         checks::{Expected, Finding, Kind, check},
         identity::{self, OwnIndex},
@@ -89,6 +89,7 @@ impl Site {
 
     fn expected<'a>(&'a self, needs: &'a [Need]) -> Expected<'a> {
         Expected {
+            capture: Capture::Wal,
             slot: &self.slot,
             publication: &self.publication,
             needs,
@@ -442,6 +443,7 @@ async fn a_standby_list_with_us_in_it_is_an_error_and_no_limit_a_warning() {
     let publication = "rowcast".parse().expect("it is a name");
     let snapshot = Snapshot::gather(&client, &slot, &publication).await.expect("it only reads");
     let expected = Expected {
+        capture: Capture::Wal,
         slot: &slot,
         publication: &publication,
         needs: &[],

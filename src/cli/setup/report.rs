@@ -36,7 +36,7 @@ impl Report {
 
     pub(in crate::cli) fn made(&mut self, what: String, how: String) {
         if !self.json {
-            println!("changed    {what}\n           {how}");
+            println!("changed    {what}\n           {}", how.replace('\n', "\n           "));
         }
         self.changed.push(Change { what, how });
     }

@@ -1,0 +1,298 @@
+//! What capture by triggers has in the database, as it is now: the objects of
+//! schema `rowcast`, and the triggers on the tables of the rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Error, Row};
+
+mod plan;
+
+pub use plan::{Installation, install};
+
+/// The sequences and tables of `sql/outbox.sql`.
+pub const OBJECTS: [&str; 7] =
+    ["outbox_id", "gate", "failures", "refusals", "shapes", "outbox", "reader"];
+
+/// The advisory lock of whoever drains the outbox of a database.
+pub const LOCK: i64 = 0x0072_6f77_6361_7374;
+
+/// What was found. There is none where nothing of it is there at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outbox {
+    /// Those of [`OBJECTS`] that are there.
+    pub objects: Vec<Object>,
+    /// By id. Empty where the session may not read them.
+    pub shapes: Vec<Shape>,
+    /// Whether `rowcast.reader` has its row. False where the session may not
+    /// read it.
+    pub has_reader: bool,
+    /// Whether triggers were ever told how much they may write.
+    pub is_gate_set: bool,
+    /// Of every table of the database, by table and name.
+    pub triggers: Vec<Trigger>,
+    /// Trigger functions of schema `rowcast`, by name.
+    pub functions: Vec<Function>,
+    /// Who drains it now.
+    pub drained_by: Option<Backend>,
+}
+
+/// A sequence or table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    pub name: Box<str>,
+    pub oid: u32,
+    pub owner: Box<str>,
+    /// Whether the session's role may SELECT from it.
+    pub readable: bool,
+}
+
+/// What the outbox's rows of one kind consist of: a row of `rowcast.shapes`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    pub id: i32,
+    /// OID of the table, of a partition the root's.
+    pub relation: u32,
+    /// In the order of the outbox's arrays.
+    pub columns: Vec<Box<str>>,
+}
+
+/// A trigger whose function is one of schema `rowcast`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trigger {
+    pub oid: u32,
+    /// The transaction that last wrote its catalog row: another one once it was
+    /// disabled for a while.
+    pub xmin: Box<str>,
+    /// OID of the table.
+    pub relation: u32,
+    /// `"schema"."table"`, quoted.
+    pub table: Box<str>,
+    pub name: Box<str>,
+    pub fires: Fires,
+    /// Name of its function.
+    pub function: Box<str>,
+    /// As `pg_get_triggerdef` prints it.
+    pub definition: Box<str>,
+}
+
+/// When a trigger fires, by `session_replication_role`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fires {
+    Always,
+    /// Not where the application, or a restore, sets it to `replica`.
+    Origin,
+    /// Only there.
+    Replica,
+    Never,
+}
+
+/// A trigger function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Function {
+    pub oid: u32,
+    pub name: Box<str>,
+    pub owner: Box<str>,
+    /// What stands between the quotes.
+    pub body: Box<str>,
+    pub security_definer: bool,
+    /// `name=value`, in the order in which they were set.
+    pub settings: Vec<Box<str>>,
+    /// Whether PUBLIC may EXECUTE it.
+    pub is_for_all: bool,
+    /// Roles that may, by grants of their own.
+    pub granted: Vec<Box<str>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    pub pid: i32,
+    pub application: Option<Box<str>>,
+}
+
+impl Outbox {
+    pub fn object(&self, name: &str) -> Option<&Object> {
+        self.objects.iter().find(|object| *object.name == *name)
+    }
+
+    /// Names of the outbox and of the triggers of each table that has all four,
+    /// firing always: what was dropped and made again, or disabled for a while,
+    /// has another name.
+    pub fn parts(&self) -> BTreeSet<Box<str>> {
+        let outbox = self.object("outbox").map(|outbox| format!("outbox {}", outbox.oid));
+        let mut tables: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+        let own = |trigger: &&Trigger| self.objects.iter().all(|it| it.oid != trigger.relation);
+        let firing = self.triggers.iter().filter(|trigger| trigger.fires == Fires::Always);
+        for trigger in firing.filter(own) {
+            let name = format!("{}.{}", trigger.oid, trigger.xmin);
+            tables.entry(trigger.relation).or_default().push(name);
+        }
+        let complete = tables.into_iter().filter(|(_, triggers)| triggers.len() == 4);
+        let tables =
+            complete.map(|(table, triggers)| format!("table {table} {}", triggers.join(" ")));
+        outbox.into_iter().chain(tables).map(String::into_boxed_str).collect()
+    }
+}
+
+/// What is there; `None` if that is nothing.
+pub async fn read(client: &Client) -> Result<Option<Outbox>, Error> {
+    let names: Vec<&str> = OBJECTS.to_vec();
+    let named: [(&(dyn ToSql + Sync), Type); 1] = [(&names, Type::TEXT_ARRAY)];
+    let locked: [(&(dyn ToSql + Sync), Type); 1] = [(&LOCK, Type::INT8)];
+    let (objects, triggers, functions, drained_by) = tokio::try_join!(
+        client.query_typed(READ_OBJECTS, &named),
+        client.query_typed(READ_TRIGGERS, &[]),
+        client.query_typed(READ_FUNCTIONS, &[]),
+        client.query_typed(READ_HOLDER, &locked),
+    )?;
+    let mut outbox = Outbox {
+        objects: objects.iter().map(object).collect::<Result<_, Error>>()?,
+        triggers: triggers.iter().map(trigger).collect::<Result<_, Error>>()?,
+        functions: functions.iter().map(function).collect::<Result<_, Error>>()?,
+        drained_by: drained_by.first().map(backend).transpose()?,
+        ..Outbox::default()
+    };
+    if outbox.objects.is_empty() && outbox.triggers.is_empty() && outbox.functions.is_empty() {
+        return Ok(None);
+    }
+    let is_readable = |name| outbox.object(name).is_some_and(|object| object.readable);
+    if ["shapes", "reader", "gate"].into_iter().all(is_readable) {
+        let (shapes, state) = tokio::try_join!(
+            client.query_typed(READ_SHAPES, &[]),
+            client.query_typed(READ_STATE, &[]),
+        )?;
+        outbox.shapes = shapes.iter().map(shape).collect::<Result<_, Error>>()?;
+        if let Some(state) = state.first() {
+            outbox.has_reader = state.try_get("has_reader")?;
+            outbox.is_gate_set = state.try_get("is_gate_set")?;
+        }
+    }
+    Ok(Some(outbox))
+}
+
+/// Whether the session's role may make objects in schema `rowcast`.
+pub async fn may_create(client: &Client) -> Result<bool, Error> {
+    let rows = client.query_typed(MAY_CREATE, &[]).await?;
+    rows.first().map_or(Ok(false), |row| row.try_get(0))
+}
+
+const MAY_CREATE: &str = "
+SELECT pg_catalog.has_schema_privilege(oid, 'USAGE')
+       AND pg_catalog.has_schema_privilege(oid, 'CREATE')
+FROM pg_catalog.pg_namespace WHERE nspname = 'rowcast'";
+
+const READ_OBJECTS: &str = "
+SELECT c.relname::text AS name, c.oid, pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
+       pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+       AND pg_catalog.has_table_privilege(c.oid, 'SELECT') AS readable
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = 'rowcast' AND c.relkind IN ('r', 'S') AND c.relname::text = ANY ($1)
+ORDER BY 1";
+
+const READ_TRIGGERS: &str = "
+SELECT t.oid, t.xmin::text AS xmin, t.tgrelid AS relation, t.tgname::text AS name,
+       pg_catalog.format('%I.%I', tn.nspname, c.relname) AS table,
+       t.tgenabled AS enabled, p.proname::text AS function,
+       pg_catalog.pg_get_triggerdef(t.oid) AS definition
+FROM pg_catalog.pg_trigger t
+JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+JOIN pg_catalog.pg_namespace tn ON tn.oid = c.relnamespace
+WHERE n.nspname = 'rowcast' AND NOT t.tgisinternal
+ORDER BY t.tgrelid, t.tgname";
+
+const READ_FUNCTIONS: &str = "
+SELECT p.oid, p.proname::text AS name, pg_catalog.pg_get_userbyid(p.proowner)::text AS owner,
+       p.prosrc AS body, p.prosecdef AS security_definer,
+       coalesce(p.proconfig, '{}') AS settings,
+       pg_catalog.has_function_privilege('public', p.oid, 'EXECUTE') AS is_for_all,
+       ARRAY(
+           SELECT pg_catalog.pg_get_userbyid(a.grantee)::text
+           FROM pg_catalog.aclexplode(p.proacl) a
+           WHERE a.privilege_type = 'EXECUTE' AND a.grantee NOT IN (0, p.proowner)
+       ) AS granted
+FROM pg_catalog.pg_proc p
+JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+WHERE n.nspname = 'rowcast' AND p.prorettype = 'pg_catalog.trigger'::pg_catalog.regtype
+ORDER BY p.proname";
+
+/// A lock by one 64-bit key has it in two halves, and 1 for which form it is.
+const READ_HOLDER: &str = "
+SELECT l.pid, a.application_name AS application
+FROM pg_catalog.pg_locks l
+LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+  AND l.database = (SELECT oid FROM pg_catalog.pg_database
+                    WHERE datname = pg_catalog.current_database())
+  AND l.classid::bigint = ($1::bigint >> 32) AND l.objid::bigint = ($1::bigint & 4294967295)
+LIMIT 1";
+
+const READ_SHAPES: &str = "SELECT id, relation, columns FROM rowcast.shapes ORDER BY id";
+
+const READ_STATE: &str = "
+SELECT EXISTS (SELECT FROM rowcast.reader) AS has_reader, is_called AS is_gate_set
+FROM rowcast.gate";
+
+fn object(row: &Row) -> Result<Object, Error> {
+    Ok(Object {
+        name: text(row, "name")?,
+        oid: row.try_get("oid")?,
+        owner: text(row, "owner")?,
+        readable: row.try_get("readable")?,
+    })
+}
+
+fn shape(row: &Row) -> Result<Shape, Error> {
+    Ok(Shape {
+        id: row.try_get("id")?,
+        relation: row.try_get("relation")?,
+        columns: texts(row, "columns")?,
+    })
+}
+
+fn trigger(row: &Row) -> Result<Trigger, Error> {
+    Ok(Trigger {
+        oid: row.try_get("oid")?,
+        xmin: text(row, "xmin")?,
+        relation: row.try_get("relation")?,
+        table: text(row, "table")?,
+        name: text(row, "name")?,
+        fires: match row.try_get::<_, i8>("enabled")? as u8 {
+            b'A' => Fires::Always,
+            b'O' => Fires::Origin,
+            b'R' => Fires::Replica,
+            _ => Fires::Never,
+        },
+        function: text(row, "function")?,
+        definition: text(row, "definition")?,
+    })
+}
+
+fn function(row: &Row) -> Result<Function, Error> {
+    Ok(Function {
+        oid: row.try_get("oid")?,
+        name: text(row, "name")?,
+        owner: text(row, "owner")?,
+        body: text(row, "body")?,
+        security_definer: row.try_get("security_definer")?,
+        settings: texts(row, "settings")?,
+        is_for_all: row.try_get("is_for_all")?,
+        granted: texts(row, "granted")?,
+    })
+}
+
+fn backend(row: &Row) -> Result<Backend, Error> {
+    let application: Option<String> = row.try_get("application")?;
+    let application = application.filter(|name| !name.is_empty()).map(Box::from);
+    Ok(Backend { pid: row.try_get("pid")?, application })
+}
+
+fn text(row: &Row, column: &str) -> Result<Box<str>, Error> {
+    Ok(row.try_get::<_, String>(column)?.into())
+}
+
+fn texts(row: &Row, column: &str) -> Result<Vec<Box<str>>, Error> {
+    Ok(row.try_get::<_, Vec<String>>(column)?.into_iter().map(Box::from).collect())
+}
