@@ -39,7 +39,8 @@ impl Snapshot {
             publication::read(client, publication, slot),
             catalog::tables(client),
             functions::read(client),
-            outbox::read(client),
+            // It would make every future that holds it large.
+            Box::pin(outbox::read(client)),
             outbox::may_create(client),
         )?;
         Ok(Snapshot { server, slot, publication, tables, functions, outbox, may_create })
