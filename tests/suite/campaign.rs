@@ -10,9 +10,13 @@
 //! 3. A resync comes only where the schedule has a cause for it; where it has none, no change is told by a resync.
 //! 4. Nothing that was rolled back is heard.
 
+mod capture;
+mod harm;
 mod journal;
+mod late;
 mod ledger;
 mod page;
+mod pulse;
 mod rng;
 mod scene;
 mod schedule;
@@ -24,11 +28,11 @@ mod trouble;
 mod writer;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::harness::cluster::{Cluster, Version};
+use capture::Capture;
 use journal::Journal;
 use scene::Outcome;
 use schedule::Schedule;
@@ -41,36 +45,40 @@ const LONGEST: Duration = Duration::from_secs(200);
 /// With less time left no other one begins.
 const USUAL: Duration = Duration::from_secs(45);
 
-/// The seeds to play, and until when.
+/// The schedules to play, and until when.
 struct Campaign {
-    next: AtomicU64,
-    end: u64,
-    is_short: bool,
+    schedules: Mutex<Box<dyn Iterator<Item = Schedule> + Send>>,
     deadline: Instant,
 }
 
 impl Campaign {
     /// All faults together, without a cause for resyncs and with: for the suite.
-    const USUAL_SEEDS: (u64, u64) = (33, 2);
+    const USUAL: [(u64, Capture); 2] = [(33, Capture::Wal), (34, Capture::Wal)];
 
     /// `tests/faults` says by variables which.
     fn from_environment() -> Self {
-        let first = number("ROWCAST_FAULTS_SEED").unwrap_or(Self::USUAL_SEEDS.0);
-        let count = number("ROWCAST_FAULTS_SEEDS").unwrap_or(Self::USUAL_SEEDS.1);
         let minutes = number("ROWCAST_FAULTS_MINUTES").unwrap_or(15);
         Self {
-            next: AtomicU64::new(first),
-            end: first.saturating_add(count),
-            is_short: number("ROWCAST_FAULTS_SEEDS").is_none(),
+            schedules: Mutex::new(Self::schedules()),
             deadline: Instant::now() + Duration::from_secs(minutes * 60),
         }
     }
 
+    fn schedules() -> Box<dyn Iterator<Item = Schedule> + Send> {
+        let Some(count) = number("ROWCAST_FAULTS_SEEDS") else {
+            let usual = Self::USUAL.into_iter();
+            return Box::new(usual.map(|(seed, capture)| Schedule::of(seed, capture).shortened()));
+        };
+        let first = number("ROWCAST_FAULTS_SEED").unwrap_or_default();
+        let capture = std::env::var("ROWCAST_FAULTS_CAPTURE").unwrap_or_else(|_| "wal".to_owned());
+        let capture: Capture = capture.parse().unwrap_or_else(|error| panic!("{error}"));
+        Box::new((first..first.saturating_add(count)).map(move |it| Schedule::of(it, capture)))
+    }
+
     fn next(&self) -> Option<Schedule> {
         let has_time = Instant::now() + USUAL < self.deadline;
-        let seed = has_time.then(|| self.next.fetch_add(1, Ordering::Relaxed))?;
-        let schedule = (seed < self.end).then(|| Schedule::of(seed))?;
-        Some(if self.is_short { schedule.shortened() } else { schedule })
+        let mut schedules = self.schedules.lock().expect("nobody panics while he takes one");
+        has_time.then(|| schedules.next())?
     }
 }
 
@@ -92,14 +100,16 @@ fn whatever_fails_nothing_is_lost() {
     assert!(failed.is_empty(), "these seeds failed: {failed:?}");
 }
 
-/// Plays schedules on one cluster until there is none left; returns the seeds that failed, too.
+/// Plays schedules on one cluster until there is none left, or on two; returns the seeds that failed, too.
 fn play_in_turn(campaign: &Campaign) -> (Counts, Vec<u64>) {
     let mut counts = Counts::default();
     let mut failed = Vec::new();
-    let mut cluster = None;
+    let mut cluster: Option<(Capture, Arc<Cluster>)> = None;
     while let Some(schedule) = campaign.next() {
-        let (seed, faults) = (schedule.seed, format!("{:?}", schedule.faults));
+        let (seed, capture) = (schedule.seed, schedule.capture);
+        let faults = format!("{capture:?}, {:?}", schedule.faults);
         let bulk = if schedule.has_bulk { ", with bulk" } else { "" };
+        cluster = cluster.filter(|(had, _)| had.settings() == capture.settings());
         let begun = Instant::now();
         let journal = Journal::begin();
         let longest = LONGEST.min(campaign.deadline - begun);
@@ -134,7 +144,7 @@ fn play_in_turn(campaign: &Campaign) -> (Counts, Vec<u64>) {
 /// `Err` if it panicked or did not end: by its panic's words, which are printed too.
 fn play(
     schedule: Schedule,
-    cluster: &mut Option<Arc<Cluster>>,
+    cluster: &mut Option<(Capture, Arc<Cluster>)>,
     journal: &Journal,
     longest: Duration,
 ) -> Result<Outcome, String> {
@@ -142,9 +152,9 @@ fn play(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime can be made");
     let playing = AssertUnwindSafe(async {
-        let cluster = match cluster {
+        let (_, cluster) = match cluster {
             Some(cluster) => cluster,
-            None => cluster.insert(start_cluster().await),
+            None => cluster.insert((schedule.capture, start_cluster(schedule.capture).await)),
         };
         tokio::time::timeout(longest, scene::play(schedule, cluster, journal)).await
     });
@@ -164,14 +174,10 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
 
-async fn start_cluster() -> Arc<Cluster> {
-    let settings = [
-        ("fsync", "on"),
-        ("track_commit_timestamp", "on"),
-        ("deadlock_timeout", "100ms"),
-        // A walsender whose client is gone without a word is noticed soon.
-        ("wal_sender_timeout", "5s"),
-    ];
+async fn start_cluster(capture: Capture) -> Arc<Cluster> {
+    let settings =
+        [("fsync", "on"), ("track_commit_timestamp", "on"), ("deadlock_timeout", "100ms")];
+    let settings = [&settings, capture.settings()].concat();
     Arc::new(Cluster::start(Version::DEFAULT, &settings).await)
 }
 

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use serde_json::Value;
 use tokio_postgres::Client;
 
+use super::capture::Capture;
 use super::shop::{GHOST_IDS, GHOST_OWNER, RULES, Row, Rule};
 use crate::harness::endpoint::Accepted;
 
@@ -50,6 +51,17 @@ struct Change {
     version: Option<i64>,
     /// When it was committed.
     at: Micros,
+    /// When rowcast says that it was: with triggers when the statement began, for they cannot know the commit.
+    said: Micros,
+}
+
+/// What became of a row by a transaction.
+#[derive(Clone)]
+struct Net {
+    before_and_after: [Option<Row>; 2],
+    at: Micros,
+    /// The earliest that a notification of it may say.
+    said: Micros,
 }
 
 /// What a schedule came to.
@@ -68,6 +80,7 @@ pub(super) struct Verdict {
 pub(super) struct Terms<'a> {
     /// The first message that counts, by number.
     pub(super) first: usize,
+    pub(super) capture: Capture,
     /// The reasons for which a resync may come.
     pub(super) causes: &'a [&'static str],
     /// Since when the channels that are joined now have been.
@@ -117,8 +130,8 @@ impl Ledger {
 
     /// Holds what was accepted against the log of the database.
     pub(super) async fn judge(&self, client: &Client, terms: &Terms<'_>) -> Verdict {
-        let Terms { first, causes, joined } = *terms;
-        let changes = committed(client).await;
+        let Terms { first, capture, causes, joined } = *terms;
+        let changes = committed(client, capture).await;
         let book = self.book();
         let mut verdict = Verdict {
             changes: changes.len() as u64,
@@ -139,8 +152,8 @@ impl Ledger {
         });
         verdict.breaches.extend(uncaused);
         for rule in &RULES {
-            let judge =
-                Judge { rule, changes: &changes, messages, joined, is_all_told: causes.is_empty() };
+            let is_all_told = causes.is_empty();
+            let judge = Judge { rule, changes: &changes, messages, joined, capture, is_all_told };
             judge.unannounced(&mut verdict.lost);
             judge.unknown_moments(&mut verdict.breaches);
             if judge.is_all_told && rule.is_each_sent {
@@ -163,6 +176,7 @@ struct Judge<'a> {
     changes: &'a [Change],
     messages: &'a [Message],
     joined: &'a HashMap<String, Micros>,
+    capture: Capture,
     /// Whether no change may be told by a resync.
     is_all_told: bool,
 }
@@ -189,49 +203,60 @@ impl Judge<'_> {
     /// After the last change of each id, each channel of the row as it was before the transaction and as it was
     /// after it gets a notification: begun after the commit, and saying a time that is not before it.
     fn unannounced(&self, lost: &mut Vec<String>) {
-        let mut latest: HashMap<(i64, String), Micros> = HashMap::new();
-        for (rows, at) in self.net_changes() {
-            for told in rows.iter().flat_map(|row| self.told(row.as_ref())) {
+        let mut latest: HashMap<(i64, String), (Micros, Micros)> = HashMap::new();
+        for Net { before_and_after, at, said } in self.net_changes() {
+            for told in before_and_after.iter().flat_map(|row| self.told(row.as_ref())) {
                 let last = latest.entry(told).or_default();
-                *last = at.max(*last);
+                *last = (at, said).max(*last);
             }
         }
-        let mut heard: HashMap<(&Value, &str), Micros> = HashMap::new();
-        let mut resynced: HashMap<&str, Micros> = HashMap::new();
-        let anything = Value::Null;
+        let mut heard: HashMap<(&Value, &str), Vec<&Message>> = HashMap::new();
+        let mut resynced: HashMap<&str, Vec<&Message>> = HashMap::new();
         for message in self.messages() {
-            let as_of = message.at.map_or(message.began, |at| at.min(message.began));
-            let last = match message.reason {
-                Some(_) => resynced.entry(&message.channel).or_default(),
-                None => heard.entry((&message.id, &message.channel)).or_default(),
-            };
-            *last = as_of.max(*last);
+            match message.reason {
+                Some(_) => resynced.entry(&message.channel).or_default().push(message),
+                None => heard.entry((&message.id, &message.channel)).or_default().push(message),
+            }
         }
-        for ((subject, channel), at) in latest {
+        let anything = Value::Null;
+        for ((subject, channel), (at, said)) in latest {
             let id = Value::from(subject);
-            let mut by = heard.get(&(&id, &*channel)).max(heard.get(&(&anything, &*channel)));
+            let of_row = heard.get(&(&id, &*channel)).into_iter().flatten();
+            let of_many = heard.get(&(&anything, &*channel)).into_iter().flatten();
+            let mut of_all = None;
             if !self.is_all_told {
-                by = by.max(resynced.get(&*channel));
+                of_all = resynced.get(&*channel);
                 // A resync is sent where somebody listens.
                 let is_joined = self.joined.get(&channel).is_some_and(|since| *since < at);
                 if !self.rule.is_list(&channel) && !is_joined {
                     continue;
                 }
             }
-            if by.is_none_or(|by| *by < at) {
-                let late = by.map_or("never".to_owned(), |by| format!("{} µs before it", at - by));
+            // One that tells of several transactions says the time of the last that rowcast read. When its first
+            // statement began says nothing of the others.
+            let tells_time = |message: &Message, of_one: bool| {
+                let is_any = self.capture.is_triggers() && !of_one;
+                is_any || message.at.is_none_or(|it| it >= said)
+            };
+            let of_row = of_row.map(|message| (message, tells_time(message, true)));
+            let others = of_many.chain(of_all.into_iter().flatten());
+            let others = others.map(|message| (message, tells_time(message, false)));
+            let told: Vec<(&&Message, bool)> = of_row.chain(others).collect();
+            if !told.iter().any(|(message, tells_time)| *tells_time && message.began >= at) {
+                let last = told.iter().map(|(message, _)| message.began).max();
+                let last = last.map_or("never".to_owned(), |it| format!("{} µs after it", it - at));
                 lost.push(format!(
-                    "{} {subject} changed at {at}, and {channel} was last told {late}",
+                    "{} {subject} changed at {at}, and {channel} was last told {last}",
                     self.rule.entity
                 ));
             }
         }
     }
 
-    /// The states of each row before and after each transaction that changed it, and when that was.
-    fn net_changes(&self) -> Vec<([Option<Row>; 2], Micros)> {
+    /// What became of each row by each transaction that changed it.
+    fn net_changes(&self) -> Vec<Net> {
         let mut net = Vec::new();
-        let mut open: HashMap<i64, ([Option<Row>; 2], Micros)> = HashMap::new();
+        let mut open: HashMap<i64, Net> = HashMap::new();
         let mut transaction = None;
         for change in self.changes() {
             if transaction.replace(change.transaction) != Some(change.transaction) {
@@ -239,8 +264,11 @@ impl Judge<'_> {
             }
             let (old, new) = (change.old.as_ref(), change.new.as_ref());
             let mut put = |id: i64, old: Option<&Row>, new: Option<&Row>| {
-                let states = open.entry(id).or_insert_with(|| ([old.cloned(), None], change.at));
-                states.0[1] = new.cloned();
+                let Change { at, said, .. } = *change;
+                let before_and_after = [old.cloned(), None];
+                let net = open.entry(id).or_insert(Net { before_and_after, at, said });
+                net.before_and_after[1] = new.cloned();
+                net.said = net.said.min(said);
             };
             match (old, new) {
                 // Emptied: told by a resync.
@@ -260,7 +288,7 @@ impl Judge<'_> {
     fn unknown_moments(&self, breaches: &mut Vec<String>) {
         let rows = |change: &Change| {
             let rows = [change.old.as_ref(), change.new.as_ref()].into_iter().flatten();
-            rows.map(|row| (self.rule.subject(row), change.at)).collect::<Vec<_>>()
+            rows.map(|row| (self.rule.subject(row), change.said)).collect::<Vec<_>>()
         };
         let moments: HashSet<(i64, Micros)> = self.changes().flat_map(rows).collect();
         for message in self.messages() {
@@ -321,10 +349,11 @@ impl Judge<'_> {
     }
 }
 
-async fn committed(client: &Client) -> Vec<Change> {
+async fn committed(client: &Client, capture: Capture) -> Vec<Change> {
     let sql = "select tx::text::bigint, tab, old_id, old_owner, old_status, old_deleted,
                       new_id, new_owner, new_status, new_deleted, new_version,
-                      (extract(epoch from pg_xact_commit_timestamp(tx::xid)) * 1000000)::bigint
+                      (extract(epoch from pg_xact_commit_timestamp(tx::xid)) * 1000000)::bigint,
+                      (extract(epoch from at) * 1000000)::bigint
                from log order by tx, seq";
     let rows = client.query(sql, &[]).await.expect("the log can be read");
     let row = |row: &tokio_postgres::Row, first: usize| {
@@ -344,6 +373,7 @@ async fn committed(client: &Client) -> Vec<Change> {
             new: row(it, 6),
             version: it.get(10),
             at: it.get(11),
+            said: it.get(if capture.is_triggers() { 12 } else { 11 }),
         })
         .collect();
     // Not by the numbers that transactions got when they began.

@@ -8,9 +8,13 @@ use rowcast::deliver::pusher::Server;
 use tokio::sync::RwLock;
 use tokio::time::sleep;
 
+use super::capture::Capture;
+use super::harm::Harm;
 use super::journal::Journal;
+use super::late::Latecomers;
 use super::ledger::{Ledger, Terms, Verdict};
 use super::page::{Api, Audience};
+use super::pulse::Pulse;
 use super::rng::Rng;
 use super::schedule::{Fault, Schedule};
 use super::shop::{self, IDS, OWNERS, RULES, View};
@@ -42,6 +46,7 @@ pub(super) async fn play(
 ) -> Outcome {
     let database = Database::fresh(cluster).await;
     database.psql(&shop::sql()).await;
+    let capture = schedule.capture;
     let proxy = Proxy::to((Ipv4Addr::LOCALHOST, cluster.port()).into());
     let endpoint = Endpoint::start(Server::Sockudo).await;
     let audience = Arc::<Audience>::default();
@@ -56,18 +61,28 @@ pub(super) async fn play(
         audience.join(view, &api);
     }
     endpoint.occupy(audience.channels());
-    let config = config(&schedule, &database, &endpoint, &proxy);
-    let mut sidecar = Sidecar::start(&config, &database.slot()).await;
-    calm(&database, &sidecar).await;
+    let own_url = capture.url(&database).await;
+    let config = config(&schedule, &database, &own_url, &endpoint, &proxy);
+    let owner = database.url();
+    let owner = capture.is_triggers().then_some(&*owner);
+    let mut sidecar = Sidecar::start(&config, owner).await;
+    calm(&database, capture, &sidecar).await;
     let first = ledger.len();
     journal.note("written from here on");
 
     let endpoint = RwLock::new(endpoint);
     let mut counts = Counts { seeds: 1, ..Counts::default() };
     let mut rng = schedule.rng.fork();
-    let writers = Writers::start(WRITERS, &database.url(), &mut schedule.rng, schedule.has_bulk);
+    let (url, harm) = (database.url(), Arc::<Harm>::default());
+    let writers = Writers::start(WRITERS, &url, &mut schedule.rng, schedule.has_bulk, &harm);
+    let pulse = Pulse::start(&url, &harm);
     let visiting = visit(&endpoint, &audience, &api, schedule.rng.fork());
+    // A slot cannot be made while one of them is open.
+    let latecomers = capture
+        .is_triggers()
+        .then(|| Latecomers::start(&url, &mut schedule.rng, capture == Capture::Poll, &harm));
     let mut trouble = Trouble {
+        capture,
         database: &database,
         endpoint: &endpoint,
         proxy: &proxy,
@@ -77,6 +92,7 @@ pub(super) async fn play(
         rng: schedule.rng.fork(),
         bad_answers: Arc::default(),
         proxy_is_troubled: false,
+        late: 0,
     };
     let troubling = async {
         for _ in 0..schedule.strikes {
@@ -96,21 +112,27 @@ pub(super) async fn play(
     }
     journal.note(format!("{} transactions", writers.committed()));
     writers.stop().await;
+    pulse.stop().await;
+    if let Some(latecomers) = latecomers {
+        latecomers.stop().await;
+    }
     journal.note("no more is written");
 
     let endpoint = endpoint.into_inner();
     endpoint.heal();
     sidecar.check();
-    calm(&database, &sidecar).await;
+    calm(&database, capture, &sidecar).await;
     journal.note("all is confirmed");
     let mut failures = audience.stale(&api).await;
     let causes = schedule.causes();
-    let terms = Terms { first, causes: &causes, joined: &audience.joined() };
+    let terms = Terms { first, capture, causes: &causes, joined: &audience.joined() };
     let verdict = ledger.judge(&database.client().await, &terms).await;
     let Verdict { changes, duplicates, resyncs, lost, breaches } = verdict;
     failures.extend(lost);
     counts.lost = failures.len() as u64;
     failures.extend(breaches);
+    failures.extend(harm.breaches());
+    counts.longest_write = harm.longest();
     failures.extend(unlawful(&endpoint, &schedule));
     journal.note("rowcast said:");
     sidecar.said().iter().for_each(|line| journal.note(line));
@@ -122,7 +144,13 @@ pub(super) async fn play(
     Outcome { counts, failures }
 }
 
-fn config(schedule: &Schedule, database: &Database, endpoint: &Endpoint, proxy: &Proxy) -> String {
+fn config(
+    schedule: &Schedule,
+    database: &Database,
+    own_url: &str,
+    endpoint: &Endpoint,
+    proxy: &Proxy,
+) -> String {
     let mut limits = String::from("resync_spread = '300ms'\n");
     if schedule.has_bulk {
         limits.push_str("collapse_above = 100\nmax_pending = '1MiB'\nmax_age = '3s'\n");
@@ -130,14 +158,18 @@ fn config(schedule: &Schedule, database: &Database, endpoint: &Endpoint, proxy: 
         limits.push_str("collapse_above = 1000000\n");
     }
     if schedule.faults.contains(&Fault::Shed) {
-        limits.push_str("max_retained_wal = '8MiB'\n");
+        limits.push_str(match schedule.capture.is_triggers() {
+            true => "max_outbox_rows = 1000\n",
+            false => "max_retained_wal = '8MiB'\n",
+        });
     }
     let direct = format!(":{}/", database.cluster.port());
     let through = format!(":{}/", proxy.port());
     format!(
-        "{}[pusher]\n{}timeout = '500ms'\n[limits]\n{limits}\
+        "{}{}[pusher]\n{}timeout = '500ms'\n[limits]\n{limits}\
          [run]\nstate_dir = 'state'\ngrace = '2s'\ninspect_every = '1s'\n{}",
-        database.toml().replace(&direct, &through),
+        database.toml().replace(&database.url(), own_url).replace(&direct, &through),
+        schedule.capture.toml(),
         endpoint.toml(),
         shop::rules_toml(),
     )
@@ -175,20 +207,23 @@ async fn visit(
 }
 
 /// Waits until all that is written is confirmed and nothing is owed.
-async fn calm(database: &Database, sidecar: &Sidecar) {
-    let written = database.written().await;
+async fn calm(database: &Database, capture: Capture, sidecar: &Sidecar) {
+    let sql = match capture.is_triggers() {
+        true => "select not exists (select from rowcast.outbox)
+                 and failures >= (select last_value from rowcast.failures)
+                 and refusals >= (select last_value from rowcast.refusals) from rowcast.reader"
+            .to_owned(),
+        // A slot that is being made is confirmed nowhere yet.
+        false => format!(
+            "select coalesce(confirmed_flush_lsn >= '{}', false) from pg_replication_slots where slot_name = '{}'",
+            database.written().await,
+            database.slot()
+        ),
+    };
+    let client = database.client().await;
     eventually(CALM, "everything is confirmed and nothing is owed", async || {
-        // A slot that is being made has none yet.
-        let sql = "select confirmed_flush_lsn::text from pg_replication_slots
-                   where slot_name = $1 and confirmed_flush_lsn is not null";
-        let row = database
-            .client()
-            .await
-            .query_opt(sql, &[&database.slot()])
-            .await
-            .expect("anyone may ask")?;
-        let confirmed: rowcast::change::Lsn = row.get::<_, &str>(0).parse().expect("it is an LSN");
-        (confirmed >= written && !sidecar.owes()).then_some(())
+        let row = client.query_opt(&sql, &[]).await.expect("anyone may ask")?;
+        (row.get::<_, bool>(0) && !sidecar.owes()).then_some(())
     })
     .await;
 }

@@ -1,5 +1,6 @@
 //! What one seed stands for.
 
+use super::capture::Capture;
 use super::rng::Rng;
 
 /// What can befall rowcast and what it works with.
@@ -29,31 +30,50 @@ pub(super) enum Fault {
     DropSlot,
     /// The state file is lost.
     LoseState,
-    /// The endpoint is away until rowcast gives its backlog up.
+    /// The endpoint is away until rowcast gives its backlog up, or triggers write no more.
     Shed,
+    /// rowcast is killed where a crash would do the most harm.
+    Failpoint,
+    /// rowcast is killed while another one waits to take over.
+    Relieve,
+    /// Somebody locks the outbox.
+    LockOutbox,
+    /// Somebody empties the outbox.
+    TruncateOutbox,
+    /// Somebody drops the outbox, and it is set up again.
+    DropOutbox,
+    /// A column that rules name has another name for a while.
+    Rename,
 }
 
 impl Fault {
     /// Those after which every change is still announced by itself.
-    const HARMLESS: [Fault; 10] = [
-        Fault::Kill,
-        Fault::Stop,
-        Fault::Freeze,
-        Fault::Restart,
-        Fault::Crash,
-        Fault::Cut,
-        Fault::Stall,
-        Fault::Slow,
-        Fault::Answers,
-        Fault::Away,
-    ];
+    fn harmless(capture: Capture) -> Vec<Fault> {
+        use Fault::{
+            Answers, Away, Crash, Cut, Failpoint, Freeze, Kill, Relieve, Restart, Slow, Stall, Stop,
+        };
+        let mut harmless =
+            vec![Kill, Stop, Freeze, Restart, Crash, Cut, Stall, Slow, Answers, Away];
+        if capture.is_triggers() {
+            harmless.extend([Failpoint, Relieve]);
+        }
+        harmless
+    }
+
     /// Those after which resyncs are owed.
-    const CAUSES: [Fault; 3] = [Fault::DropSlot, Fault::LoseState, Fault::Shed];
+    fn causes(capture: Capture) -> Vec<Fault> {
+        use Fault::{DropOutbox, DropSlot, LockOutbox, LoseState, Rename, Shed, TruncateOutbox};
+        match capture.is_triggers() {
+            true => vec![LoseState, Shed, LockOutbox, TruncateOutbox, DropOutbox, Rename],
+            false => vec![DropSlot, LoseState, Shed],
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Schedule {
     pub(super) seed: u64,
+    pub(super) capture: Capture,
     pub(super) faults: Vec<Fault>,
     /// Whether tables are emptied, and more rows written at once than are told one by one.
     pub(super) has_bulk: bool,
@@ -65,20 +85,23 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// Of eighteen seeds one is without any fault, thirteen have one fault each, two all that are harmless together,
-    /// and two all. Every second one has bulk.
-    pub(super) fn of(seed: u64) -> Self {
-        let alone: Vec<Fault> = Fault::HARMLESS.into_iter().chain(Fault::CAUSES).collect();
-        let faults = match seed % 18 {
+    /// In turn: one without any fault, one for each fault alone, two with all that are harmless together, and two
+    /// with all. Every second one has bulk.
+    pub(super) fn of(seed: u64, capture: Capture) -> Self {
+        let harmless = Fault::harmless(capture);
+        let alone = [harmless.clone(), Fault::causes(capture)].concat();
+        let kinds = alone.len() as u64;
+        let turn = seed % (kinds + 5);
+        let faults = match turn {
             0 => Vec::new(),
-            turn @ 1..14 => vec![alone[turn as usize - 1]],
-            14 | 15 => Fault::HARMLESS.to_vec(),
+            turn if turn <= kinds => vec![alone[turn as usize - 1]],
+            turn if turn <= kinds + 2 => harmless,
             _ => alone,
         };
-        let has_bulk = (seed + seed / 18) % 2 == 1;
+        let has_bulk = (seed + seed / (kinds + 5)) % 2 == 1;
         // Each kind about once, and a single one often.
         let strikes = faults.len().max(6);
-        Self { seed, faults, has_bulk, strikes, transactions: 1_500, rng: Rng::new(seed) }
+        Self { seed, capture, faults, has_bulk, strikes, transactions: 1_500, rng: Rng::new(seed) }
     }
 
     /// The beginning of it.
@@ -100,6 +123,11 @@ impl Schedule {
         }
         if self.faults.contains(&Fault::Shed) {
             causes.extend(["shed", "backlog"]);
+        }
+        let unrecorded =
+            [Fault::LockOutbox, Fault::TruncateOutbox, Fault::DropOutbox, Fault::Rename];
+        if unrecorded.iter().any(|it| self.faults.contains(it)) {
+            causes.push("gap");
         }
         causes
     }

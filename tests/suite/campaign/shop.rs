@@ -6,6 +6,8 @@ pub(super) const IDS: u64 = 60;
 pub(super) const OWNERS: u64 = 6;
 /// Rows that a bulk insert adds, to be deleted together.
 pub(super) const BULK_IDS: u64 = 1_000;
+/// Rows that only one transaction writes, from here on.
+pub(super) const LATE_IDS: u64 = 100_000;
 /// What only work that is rolled back writes: ids from here on, this owner, and versions below zero.
 pub(super) const GHOST_IDS: i64 = 900_000;
 pub(super) const GHOST_OWNER: i32 = 666;
@@ -24,6 +26,9 @@ pub(super) const TABLES: [Table; 5] = [
     Table { name: "tasks", identity: "full", is_soft: true },
     Table { name: "lines", identity: "using index lines_identity", is_soft: false },
 ];
+
+/// Whose rows only one writer writes.
+pub(super) const PULSES: Table = Table { name: "pulses", identity: "full", is_soft: false };
 
 /// What the rules see of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +76,7 @@ const PLAIN: Rule = Rule {
     is_child: false,
 };
 
-pub(super) const RULES: [Rule; 6] = [
+pub(super) const RULES: [Rule; 7] = [
     Rule {
         name: "posts",
         table: "posts",
@@ -107,8 +112,8 @@ pub(super) const RULES: [Rule; 6] = [
         entity: "reading",
         by_id: Some("readings."),
         list: Some("readings"),
-        options: "data = { entity = 'reading', id = '{{ id }}', version = '{{ version }}', at = '{{ at }}' }\n\
-                  coalesce = false\n",
+        options: "data = { entity = 'reading', id = '{{ id }}', version = '{{ version }}', at = '{{ at }}', \
+                  mark = '{{ mark }}' }\ncoalesce = false\n",
         has_version: true,
         is_each_sent: true,
         ..PLAIN
@@ -134,6 +139,15 @@ pub(super) const RULES: [Rule; 6] = [
         options: "id = '{{ owner }}'\n[rule.lookup.buyer]\ntable = 'owners'\nkey = '{{ owner }}'\n\
                   columns = ['handle']\n",
         is_child: true,
+        ..PLAIN
+    },
+    Rule {
+        name: "pulses",
+        table: "pulses",
+        entity: "pulse",
+        by_id: Some("pulses."),
+        options: "data = { entity = 'pulse', id = '{{ id }}', version = '{{ version }}', at = '{{ at }}' }\n",
+        has_version: true,
         ..PLAIN
     },
 ];
@@ -221,7 +235,8 @@ pub(super) fn sql() -> String {
     let mut sql = String::from(
         "create sequence versions;
          create table log (
-             seq bigserial, tx xid8 default pg_current_xact_id(), tab text,
+             seq bigserial, tx xid8 default pg_current_xact_id(), at timestamptz default statement_timestamp(),
+             tab text,
              old_id bigint, old_owner int, old_status text, old_deleted bool,
              new_id bigint, new_owner int, new_status text, new_deleted bool, new_version bigint);
          create function log_change() returns trigger language plpgsql as $$ begin
@@ -241,10 +256,11 @@ pub(super) fn sql() -> String {
     sql.push_str(&format!(
         "insert into owners select i, i, 0 from generate_series(1, {OWNERS}) i;\n"
     ));
-    for Table { name, identity, .. } in &TABLES {
+    for Table { name, identity, .. } in TABLES.iter().chain([&PULSES]) {
         sql.push_str(&format!(
             "create table {name} (id bigint primary key, owner int not null, status text not null,
-                                  version bigint not null, title text, body text, deleted_at timestamptz);
+                                  version bigint not null, title text, body text, deleted_at timestamptz,
+                                  mark int not null default 0);
              create unique index {name}_identity on {name} (id, owner);
              alter table {name} replica identity {identity};
              insert into {name} select i, 1 + i % {OWNERS}, 'draft', nextval('versions') from generate_series(1, 20) i;

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 /// What befell, and what came of it.
 #[derive(Default)]
@@ -14,9 +15,11 @@ pub(super) struct Counts {
     pub(super) cuts: u64,
     pub(super) stalls: u64,
     pub(super) endpoint_faults: u64,
-    /// Of slots, state files, or the backlog.
+    /// Of slots, outboxes, state files, or the backlog.
     pub(super) losses: u64,
     pub(super) duplicates: u64,
+    /// The longest write that waited for no other writer.
+    pub(super) longest_write: Duration,
     /// By reason: messages, one for each channel and event.
     pub(super) resyncs: BTreeMap<String, u64>,
     pub(super) lost: u64,
@@ -38,6 +41,7 @@ impl Counts {
             endpoint_faults,
             losses,
             duplicates,
+            longest_write,
             resyncs,
             lost,
             breaches,
@@ -54,6 +58,7 @@ impl Counts {
         self.endpoint_faults += endpoint_faults;
         self.losses += losses;
         self.duplicates += duplicates;
+        self.longest_write = self.longest_write.max(longest_write);
         for (reason, count) in resyncs {
             *self.resyncs.entry(reason).or_default() += count;
         }
@@ -68,12 +73,13 @@ impl fmt::Display for Counts {
         let resyncs: Vec<String> = resyncs.collect();
         let Counts { seeds, changes, kills, stops, freezes, restarts, crashes, cuts, .. } = self;
         let Counts { stalls, endpoint_faults, losses, duplicates, lost, breaches, .. } = self;
+        let longest_write = self.longest_write.as_millis();
         write!(
             f,
             "seeds={seeds} changes={changes} kills={kills} stops={stops} freezes={freezes} \
              restarts={restarts} crashes={crashes} cuts={cuts} stalls={stalls} \
              endpoint_faults={endpoint_faults} losses={losses} duplicates={duplicates} \
-             resyncs{{{}}} breaches={breaches} lost={lost}",
+             longest_write_ms={longest_write} resyncs{{{}}} breaches={breaches} lost={lost}",
             resyncs.join(",")
         )
     }

@@ -1,5 +1,7 @@
 //! What befalls a schedule, from several sides at once.
 
+mod outbox;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::RwLock;
 use tokio::time::sleep;
 
+use super::capture::Capture;
 use super::journal::Journal;
 use super::rng::Rng;
 use super::schedule::Fault;
@@ -25,10 +28,14 @@ const BAD_ANSWERS_PERCENT: u64 = 25;
 /// Written past the limit of retained log, so that rowcast has to give it up.
 const SHED_BYTES: u32 = 12 << 20;
 
+/// Where a crash would do the most harm: something is done, and what belongs to it is not.
+const FAILPOINTS: [&str; 2] = ["state-due", "state-written"];
+
 const WHICH: [Which; 3] = [Which::All, Which::Streaming, Which::Ordinary];
 
 /// Those who may be befallen.
 pub(super) struct Trouble<'a> {
+    pub(super) capture: Capture,
     pub(super) database: &'a Database,
     pub(super) endpoint: &'a RwLock<Endpoint>,
     pub(super) proxy: &'a Proxy,
@@ -38,6 +45,8 @@ pub(super) struct Trouble<'a> {
     pub(super) rng: Rng,
     pub(super) bad_answers: Arc<AtomicU64>,
     pub(super) proxy_is_troubled: bool,
+    /// How many rows were written that nobody else writes.
+    pub(super) late: u64,
 }
 
 impl Trouble<'_> {
@@ -106,13 +115,16 @@ impl Trouble<'_> {
             }
             Fault::Crash => {
                 self.counts.crashes += 1;
-                self.database.cluster.crash().await;
+                match self.rng.percent(50) {
+                    true => self.database.cluster.crash().await,
+                    false => drop(self.database.cluster.stop(Stop::Immediate).await),
+                }
                 self.pause(0, 500).await;
                 self.database.cluster.start_again().await;
             }
             Fault::Cut => {
                 self.counts.cuts += 1;
-                let which = *self.rng.pick(&WHICH);
+                let which = self.which();
                 self.proxy.cut(which);
             }
             Fault::Stall | Fault::Slow | Fault::Answers | Fault::Away => {
@@ -133,9 +145,34 @@ impl Trouble<'_> {
                 self.sidecar.lose_state();
                 self.sidecar.start_again();
             }
+            Fault::Shed if self.capture.is_triggers() => self.fill_outbox().await,
             Fault::Shed => self.shed().await,
+            Fault::Failpoint => {
+                self.counts.kills += 2;
+                self.sidecar.kill().await;
+                let place = self.rng.pick(&FAILPOINTS);
+                self.sidecar.start_until(place, Duration::from_secs(4)).await;
+                self.sidecar.start_again();
+            }
+            Fault::Relieve => {
+                self.counts.kills += 1;
+                let after = self.rng.millis(0, 2000);
+                self.sidecar.relieve(after).await;
+            }
+            Fault::LockOutbox => self.lock_outbox().await,
+            Fault::TruncateOutbox => self.truncate_outbox().await,
+            Fault::DropOutbox => self.drop_outbox().await,
+            Fault::Rename => self.rename().await,
         }
         self.journal.note(format!("{fault:?} is over"));
+    }
+
+    fn which(&mut self) -> Which {
+        match self.capture.is_triggers() {
+            true if self.rng.percent(50) => Which::One(self.rng.below(10) as usize),
+            true => Which::All,
+            false => *self.rng.pick(&WHICH),
+        }
     }
 
     async fn kill(&mut self) {
@@ -150,7 +187,7 @@ impl Trouble<'_> {
 
     /// Of those that last: until [`Trouble::end`].
     async fn begin(&mut self, fault: Fault) {
-        let which = *self.rng.pick(&WHICH);
+        let which = self.which();
         let latency = self.rng.millis(1, 60);
         self.proxy_is_troubled |= matches!(fault, Fault::Stall | Fault::Slow);
         match fault {
@@ -213,7 +250,7 @@ impl Trouble<'_> {
         eventually(SOON, "the slot is free", async || client.batch_execute(&sql).await.ok()).await;
         self.pause(0, 300).await;
         if self.rng.percent(50) {
-            self.sidecar.set_up().await;
+            assert_eq!(self.sidecar.try_set_up().await, Ok(()));
         }
         self.pause(0, 300).await;
         self.sidecar.start_again();

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_postgres::{Client, NoTls};
 
+use super::harm::Harm;
 use super::rng::Rng;
 use super::shop::{BULK_IDS, GHOST_IDS, GHOST_OWNER, IDS, OWNERS, TABLES, Table};
 
@@ -21,13 +22,20 @@ pub(super) struct Writers {
 }
 
 impl Writers {
-    pub(super) fn start(count: usize, url: &str, rng: &mut Rng, has_bulk: bool) -> Self {
+    pub(super) fn start(
+        count: usize,
+        url: &str,
+        rng: &mut Rng,
+        has_bulk: bool,
+        harm: &Arc<Harm>,
+    ) -> Self {
         let stop = Arc::<AtomicBool>::default();
         let committed = Arc::<AtomicU64>::default();
         let writing = (0..count)
             .map(|_| {
                 let (rng, stop, committed) = (rng.fork(), stop.clone(), committed.clone());
-                let writer = Writer { url: url.to_owned(), client: None, rng, has_bulk };
+                let (url, harm) = (url.to_owned(), harm.clone());
+                let writer = Writer { url, client: None, rng, has_bulk, harm };
                 tokio::spawn(writer.run(stop, committed))
             })
             .collect();
@@ -52,6 +60,7 @@ struct Writer {
     client: Option<Client>,
     rng: Rng,
     has_bulk: bool,
+    harm: Arc<Harm>,
 }
 
 impl Writer {
@@ -61,7 +70,10 @@ impl Writer {
             // A transaction that Postgres refuses, or that ends with Postgres, is one that was rolled back.
             match self.execute(&transaction).await {
                 Ok(()) => drop(committed.fetch_add(1, Ordering::Relaxed)),
-                Err(_) => self.recover().await,
+                Err(error) => {
+                    self.harm.failed(&error);
+                    self.recover().await;
+                }
             }
             sleep(self.rng.millis(0, PAUSE_MILLIS)).await;
         }
@@ -163,7 +175,7 @@ fn owner(rng: &mut Rng) -> u64 {
 const TITLES: [&str; 6] =
     ["plain", "{{ id }}", "a.b/../c", "\"\\\n\t\u{1}", "žluťoučký 🐎", "%s{}#@;<script>"];
 
-fn statement(rng: &mut Rng) -> String {
+pub(super) fn statement(rng: &mut Rng) -> String {
     let Table { name, is_soft, .. } = rng.pick(&TABLES);
     let id = id(rng);
     let set = "version = nextval('versions')";
@@ -218,7 +230,7 @@ fn ghost(rng: &mut Rng) -> String {
 }
 
 /// The same statement with a version that is never committed.
-fn haunt(statement: &str) -> String {
+pub(super) fn haunt(statement: &str) -> String {
     statement.replace("nextval('versions')", "-nextval('versions')")
 }
 

@@ -28,6 +28,8 @@ pub enum Which {
     Streaming,
     /// All others.
     Ordinary,
+    /// One of those that are open, by number. There is always one, if any is open.
+    One(usize),
 }
 
 /// How bytes pass: each chunk, of one read, waits `latency` and the time that its bytes take.
@@ -81,7 +83,7 @@ impl Proxy {
 
     /// How many connections are open.
     pub fn open(&self, which: Which) -> usize {
-        self.shared.links().iter().filter(|link| link.is(which)).count()
+        chosen(&self.shared.links(), which).count()
     }
 
     /// Resets them, towards both ends.
@@ -143,21 +145,23 @@ impl Shared {
     }
 
     fn put(&self, which: Which, condition: Condition) {
-        for link in self.links().iter().filter(|link| link.is(which)) {
+        for link in chosen(&self.links(), which) {
             link.condition.send_replace(condition);
         }
     }
 }
 
-impl Link {
-    fn is(&self, which: Which) -> bool {
-        let streams = self.streams.load(Ordering::Relaxed);
-        match which {
+fn chosen(links: &[Link], which: Which) -> impl Iterator<Item = &Link> {
+    links.iter().enumerate().filter_map(move |(number, link)| {
+        let streams = link.streams.load(Ordering::Relaxed);
+        let is_chosen = match which {
             Which::All => true,
             Which::Streaming => streams,
             Which::Ordinary => !streams,
-        }
-    }
+            Which::One(chosen) => number == chosen % links.len(),
+        };
+        is_chosen.then_some(link)
+    })
 }
 
 async fn listen(listener: TcpListener, shared: Arc<Shared>) {
