@@ -28,19 +28,14 @@ impl Capture {
         }
     }
 
-    /// The URL of rowcast: with triggers that of a role of its own, which may do nothing but make a schema.
+    /// The URL of rowcast: with triggers that of a role of its own, which may log in and nothing else.
     pub(super) async fn url(self, database: &Database) -> String {
         let url = database.url();
         if self == Capture::Wal {
             return url;
         }
         let role = role(database);
-        let sql = format!(
-            "create role {role} login nosuperuser noreplication;
-             grant create on database {} to {role};",
-            database.name
-        );
-        database.psql(&sql).await;
+        database.psql(&format!("create role {role} login")).await;
         url.replacen("postgres@", &format!("{role}@"), 1)
     }
 
