@@ -21,7 +21,6 @@
 //! delivered is forgotten: the server sends it again.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -35,30 +34,29 @@ use crate::change::Lsn;
 use crate::config::OnSlotLoss;
 use crate::deliver::{Deliver, Progress};
 use crate::notification::{Reason, Resync};
-use crate::postgres::{self, Connection, SlotName};
-use crate::route::Rules;
-use crate::source::wal::{self, Session};
-use crate::state::{State, StateFile};
+use crate::postgres::Connection;
+use crate::source::{self, Session};
+use crate::state::State;
 
-mod continuity;
 mod error;
 mod inspection;
 mod keeper;
 mod lookout;
 mod opening;
+mod options;
 mod routing;
-mod takeover;
 mod unsent;
-mod visible;
+mod wal;
 
 pub use error::{Error, Shed};
 use inspection::{Inspection, Told};
 pub use inspection::{Refused, needs_of, readings_of};
 use keeper::Keeper;
-use lookout::{Lookout, OldTransaction};
+use lookout::{Backlog, Lookout};
 use opening::Opened;
+pub use options::{Capture, Options, Slot, Wal};
 use routing::Routing;
-use takeover::Standby;
+use wal::Standby;
 
 /// Batches and handoffs under way between two stages. Each holds about what one
 /// read of the stream brought.
@@ -79,35 +77,6 @@ const OWED_AFTER: Duration = Duration::from_secs(1);
 /// A session that lasted this long was no failure to connect.
 const SETTLED: Duration = Duration::from_secs(5);
 
-pub struct Options {
-    pub database: postgres::Config,
-    pub slot: Slot,
-    pub rules: Arc<Rules>,
-    /// Deliver what was committed before the start, then return.
-    pub once: bool,
-    /// How long a stop may take to deliver what was read.
-    pub grace: Duration,
-    /// How often the database is looked at while changes stream.
-    pub inspect_every: Duration,
-    /// Where it is kept what was delivered. `None` for what begins anew each time.
-    pub state: Option<StateFile>,
-    pub on_slot_loss: OnSlotLoss,
-    /// How much log may wait for us, in bytes, before changes are passed over.
-    /// `None`: as much as the server allows, within reason.
-    pub max_retained_wal: Option<u64>,
-    /// Whether to take the slot from another rowcast that is silent.
-    pub takeover: bool,
-    /// Whether the slot is to be one that standbys keep too.
-    pub failover: bool,
-}
-
-pub enum Slot {
-    /// The one that `setup` made.
-    Configured,
-    /// One that ends with the connection and begins with it.
-    Temporary(SlotName),
-}
-
 /// How a run without error ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -115,15 +84,6 @@ pub enum End {
     Delivered,
     /// It was stopped before. What was not confirmed comes again.
     Undelivered,
-}
-
-impl Slot {
-    fn name<'a>(&'a self, database: &'a postgres::Config) -> &'a SlotName {
-        match self {
-            Slot::Configured => &database.slot,
-            Slot::Temporary(slot) => slot,
-        }
-    }
 }
 
 /// Streams, routes and delivers until `shutdown` turns true, reconnecting
@@ -197,7 +157,7 @@ pub async fn run(
         if text != last_failure {
             match is_made_up_for {
                 true => failure.tell_made_up_for(),
-                false => failure.tell(&options.slot, wait),
+                false => failure.tell(&options.capture, wait),
             }
             last_failure = text;
         }
@@ -234,18 +194,18 @@ struct Pipeline<'a> {
 struct Open {
     session: Session,
     connection: Connection,
-    /// Knows the tables as the catalog had them.
     routing: Routing,
     /// What is recorded, where anything is.
     state: Option<State>,
     owed: Vec<Resync>,
-    publication: BTreeSet<Box<str>>,
-    max_retained_wal: u64,
+    parts: BTreeSet<Box<str>>,
+    backlog: Backlog,
 }
 
 impl Pipeline<'_> {
     fn new(options: &Options) -> Pipeline<'_> {
-        let standby = Standby::new(options.takeover);
+        let Capture::Wal(Wal { takeover, .. }) = &options.capture;
+        let standby = Standby::new(*takeover);
         Pipeline {
             options,
             told: Told::default(),
@@ -260,10 +220,11 @@ impl Pipeline<'_> {
     /// Where changes never come because of the failure, pages are to fetch again.
     /// Returns whether that is all it takes to go on.
     async fn makes_up_for(&mut self, failure: &Error) -> bool {
+        let Capture::Wal(Wal { on_slot_loss, .. }) = &self.options.capture;
         let reason = match failure {
             Error::Shed(_) => Reason::Shed,
-            Error::Source(wal::Error::Publication { .. })
-                if self.options.on_slot_loss == OnSlotLoss::Resync =>
+            Error::Source(source::Error::Wal(source::wal::Error::Publication { .. }))
+                if *on_slot_loss == OnSlotLoss::Resync =>
             {
                 Reason::Gap
             }
@@ -300,8 +261,7 @@ impl Pipeline<'_> {
         let (progress_tx, progress_rx) = watch::channel(Progress::default());
         let (confirmed_tx, confirmed_rx) = watch::channel(None);
         let (stop_tx, stop_rx) = watch::channel(false);
-        let Open { session, connection, routing, state, owed, publication, max_retained_wal } =
-            *open;
+        let Open { session, connection, routing, state, owed, parts, backlog } = *open;
         let mut source = tokio::spawn(session.run(changes_tx, confirmed_rx, stop_rx));
         let mut routing = tokio::spawn(routing.run(changes_rx, handoffs_tx));
         let keeping = match self.options.state.clone().zip(state) {
@@ -315,9 +275,8 @@ impl Pipeline<'_> {
         let mut has_routed = false;
         let mut failure = None;
         let mut deadline: Option<Instant> = None;
-        let announce = || {
-            let slot = self.options.slot.name(&self.options.database);
-            info!(%slot, "streaming changes");
+        let announce = || match &self.options.capture {
+            Capture::Wal(wal) => info!(slot = %wal.slot.name(), "streaming changes"),
         };
         let mut is_announced = announce_at <= Instant::now();
         if is_announced {
@@ -330,14 +289,8 @@ impl Pipeline<'_> {
                 }
                 deliver.run(owed, handoffs_rx, progress_tx).await
             };
-            let lookout = Lookout {
-                options: self.options,
-                connection,
-                told: &mut self.told,
-                publication,
-                max_retained_wal,
-                old_transaction: OldTransaction::default(),
-            };
+            let (options, told) = (self.options, &mut self.told);
+            let lookout = Lookout { options, connection, told, parts, backlog };
             let watching = lookout.run();
             let stopping = stopped(shutdown);
             tokio::pin!(delivering, watching, stopping);

@@ -1,5 +1,5 @@
-//! What must outlive the process: how far a slot was confirmed, on which
-//! server, and which resyncs are owed. A small file for each slot.
+//! What must outlive the process: how far changes were delivered, of which
+//! server, and which resyncs are owed. A small file for each source.
 
 mod file;
 
@@ -10,23 +10,27 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::change::Lsn;
+use crate::change::Position;
 use crate::notification::Reason;
 
 /// As it is written, before the server is told to forget what lies below
 /// `position`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// The cluster's, as `IDENTIFY_SYSTEM` gives it.
+    /// The cluster's identifier, as `IDENTIFY_SYSTEM` and `pg_control_system` give
+    /// it.
     pub system: Box<str>,
     pub timeline: u32,
+    /// Whose state it is: the file's own [name](StateFile::slot).
     pub slot: Box<str>,
     /// At or above what the server was told to be delivered.
     #[serde(with = "text")]
-    pub position: Lsn,
-    /// What the publication consists of: each part has a name of its own, and
-    /// another one once it was taken out and put back.
-    pub publication: BTreeSet<Box<str>>,
+    pub position: Position,
+    /// What decides which changes come: the publication and its tables, or the
+    /// outbox and its triggers. Each part has a name of its own, and another one
+    /// once it was taken out and put back.
+    #[serde(alias = "publication")]
+    pub parts: BTreeSet<Box<str>>,
     /// The rules whose pages must fetch everything again.
     pub owed: Owed,
 }
@@ -67,18 +71,19 @@ impl Owed {
     }
 }
 
-/// A position as Postgres writes it.
+/// A position as Postgres writes one in the log.
 mod text {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
-    use crate::change::Lsn;
+    use crate::change::{Lsn, Position};
 
-    pub(super) fn serialize<S: Serializer>(lsn: &Lsn, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(lsn)
+    pub(super) fn serialize<S: Serializer>(at: &Position, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&Lsn::from(at.value()))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Lsn, D::Error> {
-        String::deserialize(from)?.parse().map_err(de::Error::custom)
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Position, D::Error> {
+        let lsn: Lsn = String::deserialize(from)?.parse().map_err(de::Error::custom)?;
+        Ok(Position::new(lsn.into()))
     }
 }
 

@@ -10,7 +10,7 @@ use anyhow::Context;
 use super::{Global, rules, signal};
 use crate::config::Loaded;
 use crate::deliver::{ByteSize, Deliver, RejectedFile, Sink, pusher};
-use crate::pipeline::{self, End, Slot};
+use crate::pipeline::{self, Capture, End, Slot, Wal};
 use crate::state::StateFile;
 
 /// What was refused holds data of rows.
@@ -40,16 +40,18 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
     let mut deliver = Deliver::new(sink(&loaded, folder)?, &loaded.config.limits);
     let options = pipeline::Options {
         database: loaded.config.database.clone(),
-        slot: Slot::Configured,
+        capture: Capture::Wal(Wal {
+            slot: Slot::Configured(loaded.config.database.slot.clone()),
+            on_slot_loss: loaded.config.run.on_slot_loss,
+            max_retained_wal: loaded.config.limits.max_retained_wal.map(ByteSize::bytes),
+            takeover: loaded.config.run.takeover,
+            failover: loaded.config.run.failover,
+        }),
         rules,
         once: args.once,
         grace: loaded.config.run.grace,
         inspect_every: loaded.config.run.inspect_every.get(),
         state: Some(state),
-        on_slot_loss: loaded.config.run.on_slot_loss,
-        max_retained_wal: loaded.config.limits.max_retained_wal.map(ByteSize::bytes),
-        takeover: loaded.config.run.takeover,
-        failover: loaded.config.run.failover,
     };
     let end = pipeline::run(&options, &mut deliver, signal::shutdown()?)
         .await

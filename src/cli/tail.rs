@@ -11,7 +11,7 @@ use super::{Global, rules, signal};
 use crate::config::OnSlotLoss;
 use crate::deliver::{ByteSize, Deliver, Format, Sink, Stdout, Tally};
 use crate::duration;
-use crate::pipeline::{self, Slot};
+use crate::pipeline::{self, Capture, Slot, Wal};
 
 /// Prints each notification as it would be sent, from now on
 ///
@@ -57,16 +57,18 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
     let slot = format!("{}_tail_{}", loaded.config.database.slot, process::id());
     let options = pipeline::Options {
         database: loaded.config.database.clone(),
-        slot: Slot::Temporary(slot.parse()?),
+        capture: Capture::Wal(Wal {
+            slot: Slot::Temporary(slot.parse()?),
+            on_slot_loss: OnSlotLoss::Stop,
+            max_retained_wal: loaded.config.limits.max_retained_wal.map(ByteSize::bytes),
+            takeover: false,
+            failover: false,
+        }),
         rules: Arc::new(rules::compile(&loaded)?),
         once: false,
         grace: loaded.config.run.grace,
         inspect_every: loaded.config.run.inspect_every.get(),
         state: None,
-        on_slot_loss: OnSlotLoss::Stop,
-        max_retained_wal: loaded.config.limits.max_retained_wal.map(ByteSize::bytes),
-        takeover: false,
-        failover: false,
     };
     pipeline::run(&options, &mut deliver, shutdown)
         .await

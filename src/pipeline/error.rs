@@ -4,11 +4,12 @@ use std::time::Duration;
 use tokio_postgres::error::SqlState;
 use tracing::{error, info, warn};
 
-use super::{Refused, Slot};
+use super::{Capture, Refused, Slot, Wal};
 use crate::chain;
 use crate::deliver;
 use crate::postgres::{ConnectError, PublicationName, SlotName};
 use crate::route;
+use crate::source;
 use crate::source::wal::{self, MakeSlotError, connection};
 use crate::state::StateError;
 
@@ -24,7 +25,7 @@ pub enum Error {
     #[error(transparent)]
     Refused(#[from] Refused),
     #[error(transparent)]
-    Source(#[from] wal::Error),
+    Source(#[from] source::Error),
     #[error(transparent)]
     Renamed(#[from] route::Renamed),
     #[error(transparent)]
@@ -97,20 +98,24 @@ impl Error {
     }
 
     pub(super) fn is_slot_in_use(&self) -> bool {
-        matches!(self, Error::Source(wal::Error::Connection(connection::Error::SlotInUse { .. })))
+        use connection::Error::SlotInUse;
+
+        let Error::Source(source::Error::Wal(error)) = self else { return false };
+        matches!(error, wal::Error::Connection(SlotInUse { .. }))
     }
 
     /// Whether the slot keeps all that is committed until this is mended.
     pub(super) fn is_harmless(&self) -> bool {
         match self {
             Error::Refused(refused) => refused.is_harmless(),
-            Error::Source(wal::Error::Publication { .. }) => false,
-            Error::Source(wal::Error::Connection(error)) => !matches!(
+            Error::Source(source::Error::Wal(error)) => !matches!(
                 error,
-                connection::Error::NoSuchSlot { .. } | connection::Error::WrongSlot { .. }
+                wal::Error::Publication { .. }
+                    | wal::Error::Connection(
+                        connection::Error::NoSuchSlot { .. } | connection::Error::WrongSlot { .. }
+                    )
             ),
-            Error::Source(_)
-            | Error::Connect(_)
+            Error::Connect(_)
             | Error::Inspect(_)
             | Error::InspectTimeout
             | Error::Unanswered(_)
@@ -169,17 +174,19 @@ impl Error {
     }
 
     /// Logs what keeps changes from streaming until the next attempt.
-    pub(super) fn tell(&self, slot: &Slot, wait: Duration) {
+    pub(super) fn tell(&self, capture: &Capture, wait: Duration) {
         if let Error::PublicationAltered(_) = self {
             return info!("{self}: beginning anew, to see whether it sent everything");
         }
         let retry_ms = wait.as_millis() as u64;
-        let so = match slot {
-            Slot::Configured if self.is_harmless() => {
+        let so = match capture {
+            Capture::Wal(Wal { slot: Slot::Temporary(_), .. }) => {
+                "; what is committed meanwhile is not shown"
+            }
+            Capture::Wal(_) if self.is_harmless() => {
                 "; nothing is lost: the slot keeps what was not delivered"
             }
-            Slot::Configured => "; after that, pages are told to fetch again",
-            Slot::Temporary(_) => "; what is committed meanwhile is not shown",
+            Capture::Wal(_) => "; after that, pages are told to fetch again",
         };
         if let Error::Refused(refused) = self {
             refused.tell();

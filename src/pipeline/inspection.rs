@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use tracing::{error, warn};
 
-use super::{Options, Slot};
+use super::{Capture, Options, Slot, Wal};
 use crate::change::{Lookup, Relation};
 use crate::postgres::checks::{self, Expected, Finding, Kind, Severity};
 use crate::postgres::need::{IdentityNeed, Need};
@@ -113,17 +113,15 @@ impl Inspection {
         let relations = snapshot.relations();
         let problems = options.rules.check(&relations);
         let needs = needs_of(&options.rules.tables(&relations));
-        let expected = Expected {
-            takeover: options.takeover,
-            failover: options.failover,
-            ..Expected::of(database, &needs)
-        };
+        let Capture::Wal(Wal { slot, takeover, failover, .. }) = &options.capture;
+        let expected =
+            Expected { takeover: *takeover, failover: *failover, ..Expected::of(database, &needs) };
         let mut findings = checks::check(&snapshot, &expected);
         let readings = readings_of(options.rules.lookups(), &relations);
         let access = Access::read(client, &snapshot.server.role, &readings).await?;
         let publication = snapshot.publication.as_ref();
         findings.extend(reading::check(&snapshot.tables, publication, &readings, &access));
-        findings.retain(|finding| concerns(finding.kind, &options.slot));
+        findings.retain(|finding| concerns(finding.kind, slot));
         Ok(Inspection { snapshot, problems, findings })
     }
 
@@ -156,8 +154,8 @@ impl Inspection {
         self.snapshot.relations()
     }
 
-    /// As in [`State::publication`](crate::state::State::publication).
-    pub(super) fn publication(&self) -> BTreeSet<Box<str>> {
+    /// As in [`State::parts`](crate::state::State::parts).
+    pub(super) fn parts(&self) -> BTreeSet<Box<str>> {
         self.snapshot.publication.as_ref().map(|it| it.parts.clone()).unwrap_or_default()
     }
 
@@ -182,7 +180,7 @@ fn concerns(kind: Kind, slot: &Slot) -> bool {
     // Whether the publication is newer the stream itself tells for certain.
     let told_elsewhere = matches!(kind, Kind::SlotActive | Kind::PublicationPerhapsNewer);
     match slot {
-        Slot::Configured => !told_elsewhere,
+        Slot::Configured(_) => !told_elsewhere,
         Slot::Temporary(_) => !told_elsewhere && !kind.is_about_slot(),
     }
 }

@@ -6,7 +6,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
 use crate::chain;
-use crate::change::{Lsn, Position};
+use crate::change::Position;
 use crate::deliver::Progress;
 use crate::failpoint;
 use crate::state::{Loaded, State, StateError, StateFile};
@@ -56,7 +56,7 @@ impl Keeper {
     async fn keep(&mut self, progress: Progress, confirmed: &watch::Sender<Option<Position>>) {
         let before = self.state.clone();
         if let Some(position) = progress.position {
-            self.state.position = Lsn::from(position.value());
+            self.state.position = position;
         }
         self.state.owed.settle(&progress.settled);
         if self.state != before || self.is_failing {

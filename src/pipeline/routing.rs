@@ -6,7 +6,7 @@ use tracing::info;
 
 use super::Error;
 use super::unsent::Unsent;
-use super::visible::Visible;
+use super::wal::Visible;
 use crate::change::{Batch, Item, ParentKey, Parents};
 use crate::lookup::{self, Lookups};
 use crate::notification::Handoff;
@@ -15,7 +15,8 @@ use crate::route::{self, Router};
 /// What a batch goes through, between two queues.
 pub(super) struct Routing {
     pub(super) router: Router,
-    pub(super) visible: Visible,
+    /// Where changes may come before others see them.
+    pub(super) visible: Option<Visible>,
     pub(super) lookups: Lookups,
     pub(super) unsent: Unsent,
 }
@@ -70,13 +71,12 @@ impl Routing {
 
     async fn route(&mut self, batch: &Batch) -> Result<Handoff, Error> {
         let Routing { router, visible, lookups, unsent } = self;
-        let xids = batch.xids();
         let counts = router.counts;
         lookups.observe(batch, Instant::now());
         // The rules are evaluated while the answer is on its way.
         let (seen, routed) = tokio::join!(
             biased;
-            visible.wait_for(&xids),
+            wait_for(visible.as_mut(), batch),
             async { route(router, batch, lookups.parents()) },
         );
         seen?;
@@ -90,6 +90,14 @@ impl Routing {
         }
         routed.unsent.iter().for_each(|why| unsent.add(why));
         Ok(routed.handoff)
+    }
+}
+
+/// Until other sessions see all of it.
+async fn wait_for(visible: Option<&mut Visible>, batch: &Batch) -> Result<(), Error> {
+    match visible {
+        Some(visible) => visible.wait_for(&batch.xids()).await,
+        None => Ok(()),
     }
 }
 

@@ -13,6 +13,7 @@ use super::State;
 pub struct StateFile {
     folder: PathBuf,
     path: PathBuf,
+    slot: Box<str>,
 }
 
 /// What the file holds.
@@ -39,7 +40,7 @@ impl StateFile {
     /// If nothing can be written there.
     pub fn open(folder: &Path, slot: &str) -> Result<StateFile, StateError> {
         let path = folder.join(format!("state-{slot}.json"));
-        let file = StateFile { folder: folder.to_owned(), path };
+        let file = StateFile { folder: folder.to_owned(), path, slot: slot.into() };
         let probe = || {
             // By a name of our own: another process may be writing the state.
             let path = file.beside(&format!(".{}", process::id()));
@@ -52,6 +53,11 @@ impl StateFile {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whose state it is: the name that it was opened by.
+    pub fn slot(&self) -> &str {
+        &self.slot
     }
 
     /// # Errors
@@ -122,6 +128,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::change::Position;
     use crate::notification::Reason;
     use crate::state::Owed;
 
@@ -130,8 +137,8 @@ mod tests {
             system: "7431234567890123456".into(),
             timeline: 3,
             slot: "rowcast".into(),
-            position: "16/B374D848".parse().expect("an LSN"),
-            publication: ["16400/751".into(), "16402".into()].into(),
+            position: Position::new(0x16_B374_D848),
+            parts: ["16400/751".into(), "16402".into()].into(),
             owed: Owed::all(["posts".into()], Reason::Shed),
         }
     }
@@ -141,7 +148,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = StateFile::open(folder.path(), "rowcast").expect("writable");
         assert_eq!(file.load().expect("reads"), Loaded::Missing);
-        file.write(&State { position: 1.into(), ..state() }).expect("writes");
+        file.write(&State { position: Position::new(1), ..state() }).expect("writes");
         file.write(&state()).expect("writes again");
         assert_eq!(file.load().expect("reads"), Loaded::State(state()));
         let mode = fs::metadata(file.path()).expect("there").permissions().mode();

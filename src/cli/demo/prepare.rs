@@ -57,18 +57,21 @@ pub(super) async fn prepare(cluster: &Cluster, endpoint: &Endpoint) -> anyhow::R
     let rejected = cluster.folder().join("rejected.jsonl");
     let rejected = RejectedFile::open(rejected, RejectedFile::MAX)?;
     let deliver = Deliver::new(Sink::Pusher(Client::new(&pusher)?, rejected), &Limits::default());
+    let capture = pipeline::Capture::Wal(pipeline::Wal {
+        slot: pipeline::Slot::Configured(database.slot.clone()),
+        on_slot_loss: OnSlotLoss::Stop,
+        max_retained_wal: None,
+        takeover: false,
+        failover: false,
+    });
     let options = pipeline::Options {
         database,
-        slot: pipeline::Slot::Configured,
+        capture,
         rules: Arc::new(rules),
         once: false,
         grace: GRACE,
         inspect_every: InspectEvery::default().get(),
         state: None,
-        on_slot_loss: OnSlotLoss::Stop,
-        max_retained_wal: None,
-        takeover: false,
-        failover: false,
     };
     Ok(Prepared { options, deliver, application })
 }

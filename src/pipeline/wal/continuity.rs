@@ -11,7 +11,7 @@ pub(super) struct Found<'a> {
     pub(super) server: &'a Server,
     /// `None` without a slot that can be read.
     pub(super) slot: Option<Slot>,
-    /// As in [`State::publication`].
+    /// As in [`State::parts`].
     pub(super) publication: &'a BTreeSet<Box<str>>,
 }
 
@@ -83,7 +83,7 @@ pub(super) fn judge(state: Option<&State>, found: &Found<'_>) -> Verdict {
         return Verdict::OtherSystem { recorded: state.system.clone() };
     }
     let Some(slot) = found.slot else { return Verdict::SlotLost };
-    let (recorded, confirmed) = (state.position, slot.confirmed);
+    let (recorded, confirmed) = (Lsn::from(state.position.value()), slot.confirmed);
     if confirmed > recorded {
         return Verdict::Gap(Gap::Moved { recorded, confirmed });
     }
@@ -98,7 +98,7 @@ pub(super) fn judge(state: Option<&State>, found: &Found<'_>) -> Verdict {
     if recorded > server.end {
         return Verdict::Gap(Gap::Rewound { recorded, end: server.end });
     }
-    if !state.publication.is_subset(found.publication) {
+    if !state.parts.is_subset(found.publication) {
         return Verdict::Gap(Gap::Publication);
     }
     Verdict::Continues
@@ -107,6 +107,7 @@ pub(super) fn judge(state: Option<&State>, found: &Found<'_>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::change::Position;
     use crate::state::Owed;
 
     fn parts(names: &[&str]) -> BTreeSet<Box<str>> {
@@ -119,8 +120,8 @@ mod tests {
             system: "7".into(),
             timeline: 2,
             slot: "rowcast".into(),
-            position: 100.into(),
-            publication: parts(&["p", "posts"]),
+            position: Position::new(100),
+            parts: parts(&["p", "posts"]),
             owed: Owed::default(),
         }
     }

@@ -4,7 +4,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::{Client, Statement};
 use tracing::warn;
 
-use super::Error;
+use crate::pipeline::Error;
 use crate::postgres::running::RunningTransactions;
 use crate::postgres::{self, Connection, Dsn};
 
@@ -21,7 +21,7 @@ const REMARKABLE: Duration = Duration::from_secs(5);
 /// Holds back transactions that other sessions do not see yet: a page that is
 /// told of one and fetches at once would read the old row, and be told of it no
 /// more.
-pub(super) struct Visible {
+pub(in crate::pipeline) struct Visible {
     client: Client,
     question: Statement,
     running: RunningTransactions,
@@ -40,7 +40,7 @@ impl Visible {
     /// Returns once every query that begins then sees the changes of `xids`,
     /// all of them committed. What the last answer has shown already is not
     /// asked again.
-    pub(super) async fn wait_for(&mut self, xids: &[u32]) -> Result<(), Error> {
+    pub(in crate::pipeline) async fn wait_for(&mut self, xids: &[u32]) -> Result<(), Error> {
         let since = Instant::now();
         // The first question is asked at once.
         let mut pause: Option<Duration> = None;

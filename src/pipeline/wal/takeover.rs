@@ -5,8 +5,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
 use tracing::warn;
 
-use super::Error;
 use crate::chain;
+use crate::pipeline::Error;
 use crate::postgres::{APPLICATION_NAME, SlotName};
 
 /// With `takeover` on, a stream tells the server so often that it lives.
@@ -75,7 +75,7 @@ impl fmt::Display for Why {
 
 /// Waiting for the slot while somebody else streams from it.
 #[derive(Debug)]
-pub(super) struct Standby {
+pub(in crate::pipeline) struct Standby {
     takeover: bool,
     /// The backend that streamed to us last.
     own: Option<i32>,
@@ -84,7 +84,7 @@ pub(super) struct Standby {
 }
 
 impl Standby {
-    pub(super) fn new(takeover: bool) -> Standby {
+    pub(in crate::pipeline) fn new(takeover: bool) -> Standby {
         Standby { takeover, own: None, seen: None }
     }
 

@@ -1,0 +1,53 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::OnSlotLoss;
+use crate::postgres::{self, SlotName};
+use crate::route::Rules;
+use crate::state::StateFile;
+
+pub struct Options {
+    pub database: postgres::Config,
+    pub capture: Capture,
+    pub rules: Arc<Rules>,
+    /// Deliver what was committed before the start, then return.
+    pub once: bool,
+    /// How long a stop may take to deliver what was read.
+    pub grace: Duration,
+    /// How often the database is looked at while changes stream.
+    pub inspect_every: Duration,
+    /// Where it is kept what was delivered. `None` for what begins anew each time.
+    pub state: Option<StateFile>,
+}
+
+/// How committed changes are learned of.
+pub enum Capture {
+    Wal(Wal),
+}
+
+pub struct Wal {
+    pub slot: Slot,
+    pub on_slot_loss: OnSlotLoss,
+    /// How much log may wait for us, in bytes, before changes are passed over.
+    /// `None`: as much as the server allows, within reason.
+    pub max_retained_wal: Option<u64>,
+    /// Whether to take the slot from another rowcast that is silent.
+    pub takeover: bool,
+    /// Whether the slot is to be one that standbys keep too.
+    pub failover: bool,
+}
+
+pub enum Slot {
+    /// The one that `setup` made.
+    Configured(SlotName),
+    /// One that ends with the connection and begins with it.
+    Temporary(SlotName),
+}
+
+impl Slot {
+    pub(super) fn name(&self) -> &SlotName {
+        match self {
+            Slot::Configured(slot) | Slot::Temporary(slot) => slot,
+        }
+    }
+}
