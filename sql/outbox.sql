@@ -22,6 +22,7 @@ CREATE SEQUENCE IF NOT EXISTS rowcast.failures MINVALUE 0 CACHE 1;
 CREATE SEQUENCE IF NOT EXISTS rowcast.refusals MINVALUE 0 CACHE 1;
 
 -- A sequence that was never stepped does not tell its first step from none.
+SELECT setval('rowcast.outbox_id', 0) FROM rowcast.outbox_id WHERE NOT is_called;
 SELECT setval('rowcast.failures', 0) FROM rowcast.failures WHERE NOT is_called;
 SELECT setval('rowcast.refusals', 0) FROM rowcast.refusals WHERE NOT is_called;
 
@@ -56,8 +57,25 @@ ALTER TABLE rowcast.outbox SET (
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
     autovacuum_analyze_threshold = 2000000000,
     autovacuum_vacuum_cost_delay = 0, toast.autovacuum_vacuum_scale_factor = 0,
-    toast.autovacuum_vacuum_threshold = 10000
+    toast.autovacuum_vacuum_threshold = 10000,
+    -- To give space back to the disk takes a lock that writers would wait for.
+    vacuum_truncate = off, toast.vacuum_truncate = off
 );
+
+-- Whoever empties it takes away what is not delivered yet.
+CREATE OR REPLACE FUNCTION rowcast.outbox_truncated() RETURNS trigger
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $rowcast$
+BEGIN
+    PERFORM nextval('rowcast.failures');
+    RETURN NULL;
+END
+$rowcast$;
+REVOKE ALL ON FUNCTION rowcast.outbox_truncated() FROM PUBLIC;
+CREATE OR REPLACE TRIGGER rowcast_truncate AFTER TRUNCATE ON rowcast.outbox
+    FOR EACH STATEMENT EXECUTE FUNCTION rowcast.outbox_truncated();
+ALTER TABLE rowcast.outbox ENABLE ALWAYS TRIGGER rowcast_truncate;
 
 -- How far the outbox is delivered. One row.
 CREATE TABLE IF NOT EXISTS rowcast.reader (

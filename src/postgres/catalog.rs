@@ -6,6 +6,7 @@ use tokio_postgres::{Client, Error, Row};
 
 use crate::change::{Column, Kind, Relation, ReplicaIdentity, TableName};
 
+use super::outbox::settings::Settings;
 use super::quote_identifier;
 
 /// A table, with what only `setup` and the checks ask about it.
@@ -23,6 +24,18 @@ pub struct Table {
     /// For each column of the relation: the most bytes that a value takes in an
     /// index. `None` if there is no bound, or no order to index by.
     pub index_bytes: Vec<Option<u32>>,
+    /// For each column of the relation.
+    pub outputs: Vec<Output>,
+}
+
+/// How a column's values become the text that pgoutput sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// Whether `::text` is that text; it is not of `bool` or `char(n)`.
+    pub is_cast: bool,
+    /// Whether pg_catalog has an operator by which values are equal.
+    pub is_comparable: bool,
+    pub settings: Settings,
 }
 
 /// How a table stands to partitioning. Changes of a partition are published
@@ -141,6 +154,13 @@ SELECT c.oid, n.nspname AS schema, c.relname AS name,
                THEN (a.atttypmod - 4) * 4 + 4
            WHEN bt.typlen > 0 AND b.base IN (SELECT type FROM ordered) THEN bt.typlen::int
        END AS index_bytes,
+       bt.oid IN (25, 1043) OR NOT EXISTS (
+           SELECT FROM pg_cast t
+           WHERE t.castsource = bt.oid AND t.casttarget = 25 AND t.castmethod <> 'i'
+       ) AS is_cast,
+       bt.typtype = 'e' OR bt.oid = 1043 OR bt.typnamespace = 'pg_catalog'::regnamespace
+           AND bt.oid IN (SELECT type FROM ordered) AS is_comparable,
+       bt.typtype = 'e' AS is_enum,
        pk.place AS key_place,
        CASE c.relreplident
            WHEN 'f' THEN true
@@ -173,6 +193,7 @@ fn table(rows: &[Row]) -> Result<Table, Error> {
     let mut identity_index = None;
     let mut generated = Generated::default();
     let mut index_bytes = Vec::with_capacity(rows.len());
+    let mut outputs = Vec::with_capacity(rows.len());
     for row in rows {
         let Some(name) = row.try_get::<_, Option<String>>("column")? else { continue };
         match row.try_get::<_, i8>("generated")? as u8 {
@@ -194,9 +215,18 @@ fn table(rows: &[Row]) -> Result<Table, Error> {
         }
         let bytes = row.try_get::<_, Option<i32>>("index_bytes")?;
         index_bytes.push(bytes.and_then(|bytes| u32::try_from(bytes).ok()));
+        let base_type = row.try_get::<_, Option<u32>>("base_type")?.unwrap_or(0);
+        outputs.push(Output {
+            is_cast: row.try_get("is_cast")?,
+            is_comparable: row.try_get("is_comparable")?,
+            settings: match row.try_get("is_enum")? {
+                true => Settings::NONE,
+                false => Settings::of_type(base_type),
+            },
+        });
         columns.push(Column {
             name: name.into(),
-            kind: Kind::of_type(row.try_get::<_, Option<u32>>("base_type")?.unwrap_or(0)),
+            kind: Kind::of_type(base_type),
             in_identity: row.try_get("in_identity")?,
             nullable: row.try_get("nullable")?,
         });
@@ -229,6 +259,7 @@ fn table(rows: &[Row]) -> Result<Table, Error> {
         identity_index,
         generated,
         index_bytes,
+        outputs,
     })
 }
 

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error, Row};
 
+pub mod capture;
 mod plan;
+pub mod settings;
 
 pub use plan::{Installation, install};
 
