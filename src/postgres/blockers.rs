@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Row};
 
 /// An open transaction that something waits for.
@@ -40,13 +41,13 @@ impl fmt::Display for Blocker {
 
 /// Those that backend `pid` waits for, the oldest first.
 pub async fn of(client: &Client, pid: i32) -> Result<Vec<Blocker>, Error> {
-    client.query(BLOCKERS, &[&pid]).await?.iter().map(blocker).collect()
+    client.query_typed(BLOCKERS, &[(&pid, Type::INT4)]).await?.iter().map(blocker).collect()
 }
 
 /// The oldest of the cluster that has written something: no slot lets go of the
 /// log since its beginning. Any role sees which it is. `None` if there is none.
 pub async fn oldest_writer(client: &Client) -> Result<Option<Blocker>, Error> {
-    client.query_opt(OLDEST_WRITER, &[]).await?.as_ref().map(blocker).transpose()
+    client.query_typed_opt(OLDEST_WRITER, &[]).await?.as_ref().map(blocker).transpose()
 }
 
 fn blocker(row: &Row) -> Result<Blocker, Error> {

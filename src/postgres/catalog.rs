@@ -110,7 +110,7 @@ pub async fn relations(client: &Client) -> Result<Vec<Relation>, Error> {
 /// A partitioned table's `in_identity` holds only where all its partitions
 /// agree, since rows come from them and only the column flags from the root.
 pub async fn tables(client: &Client) -> Result<Vec<Table>, Error> {
-    let rows = client.query(TABLES, &[]).await?;
+    let rows = client.query_typed(TABLES, &[]).await?;
     let oid = |row: &Row| row.try_get::<_, u32>("oid").ok();
     let mut tables = rows
         .chunk_by(|row, next| oid(row) == oid(next))

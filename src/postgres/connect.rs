@@ -1,35 +1,38 @@
 //! An ordinary session: everything except the stream of changes.
 
-use std::future::{Ready, ready};
+use std::future::{Ready, poll_fn, ready};
+use std::sync::Arc;
 
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_postgres::config;
 use tokio_postgres::tls::{self, TlsConnect, TlsStream};
-use tokio_postgres::{Client, Config};
+use tokio_postgres::{AsyncMessage, Client, Config};
 use tracing::debug;
 
 use super::dial::{DialError, Stream, dial};
 use super::dsn::{ChannelBinding, Dsn, Host, SessionAttributes, SslMode, Target};
 use super::error::{ConnectError, ServerError};
+use super::transaction::{Mode, transaction};
+use super::{pooled, settings};
 
-/// How values are written, whatever role, database and server are set to.
-/// The stream of changes has the same, so that both write a value alike. And
-/// nothing but Postgres' own is called by an unqualified name: whoever may create
-/// in `public` could otherwise put a function or an operator of theirs before it,
-/// to run as our role.
-pub(crate) const SESSION_SETTINGS: [(&str, &str); 7] = [
-    ("search_path", "pg_catalog, pg_temp"),
-    ("client_encoding", "UTF8"),
-    ("DateStyle", "ISO"),
-    ("TimeZone", "UTC"),
-    ("IntervalStyle", "postgres"),
-    ("extra_float_digits", "3"),
-    ("bytea_output", "hex"),
-];
+/// For how long the session that answers is ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tenure {
+    /// As long as the connection. It is set as we need it.
+    Session,
+    /// A pooler gives each transaction another one, and that to others afterwards:
+    /// it must be left as it was, without settings, prepared statements, locks.
+    Transaction,
+}
 
 /// A session. It ends when this is dropped.
 pub struct Connection {
     pub client: Client,
+    pub tenure: Tenure,
+    /// Has a permit once a NOTIFY came to a channel that `client` listens to, since
+    /// one was last taken.
+    pub notified: Arc<Notify>,
     /// Apart from `client`, so that one may be awaited while the other is used.
     pub end: End,
     /// The server that was taken. Another session must be with [`Dsn::only`]
@@ -47,6 +50,18 @@ impl Connection {
     /// See [`End::closed`].
     pub async fn closed(&mut self) -> Option<tokio_postgres::Error> {
         self.end.closed().await
+    }
+
+    /// Runs `queries`, which only read and are sent by `client`, with our settings:
+    /// as one transaction where the session is ours for no longer.
+    pub async fn read<T, E: From<tokio_postgres::Error>>(
+        &self,
+        queries: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        match self.tenure {
+            Tenure::Session => queries.await,
+            Tenure::Transaction => transaction(&self.client, Mode::ReadOnly, "", queries).await,
+        }
     }
 }
 
@@ -69,13 +84,48 @@ impl End {
     }
 }
 
-/// An ordinary session with the first host of `dsn` that will do.
+/// An ordinary session with the first host of `dsn` that will do, and ours as long
+/// as it lasts.
 ///
 /// # Errors
 /// That of the last host tried. A login that was refused ends the search.
 pub async fn connect(dsn: &Dsn, application_name: &str) -> Result<Connection, ConnectError> {
+    connect_as(dsn, application_name, Tenure::Session).await
+}
+
+/// As [`connect`], for as long as `tenure` says.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_as(
+    dsn: &Dsn,
+    application_name: &str,
+    tenure: Tenure,
+) -> Result<Connection, ConnectError> {
     let target = Target::of(dsn)?;
-    first_session(&target, &OrdinaryLogin { target: &target, application_name }).await
+    first_session(&target, &OrdinaryLogin { target: &target, application_name, tenure }).await
+}
+
+/// As [`connect`], and makes sure that the session is ours, by another one that it
+/// opens meanwhile.
+///
+/// # Errors
+/// As [`connect`], and [`ConnectError::Pooled`] where it is not.
+pub async fn connect_alone(dsn: &Dsn, application_name: &str) -> Result<Connection, ConnectError> {
+    // Nothing is set before it is known whose session that would be.
+    let ours = connect_as(dsn, application_name, Tenure::Transaction).await?;
+    let dsn = dsn.clone().only(&ours.host);
+    let other = connect_as(&dsn, application_name, Tenure::Transaction).await?;
+    let (target, host) = (Target::of(&dsn)?, ours.host.clone());
+    let settled = async {
+        let failed = |error| failure(&target, &host, error);
+        match pooled::share_sessions(&ours.client, &other.client).await.map_err(failed)? {
+            true => Err(ConnectError::Pooled { host: host.clone() }),
+            false => ours.client.batch_execute(&settings::for_session()).await.map_err(failed),
+        }
+    };
+    bounded(&target, &host, settled).await?;
+    Ok(Connection { tenure: Tenure::Session, ..ours })
 }
 
 /// How a byte stream becomes a session. A trait and not an async closure, since
@@ -138,21 +188,16 @@ async fn bounded<T>(
 struct OrdinaryLogin<'a> {
     target: &'a Target,
     application_name: &'a str,
+    tenure: Tenure,
 }
 
 impl Login for OrdinaryLogin<'_> {
     type Session = Connection;
 
     async fn log_in(&self, host: &Host, stream: Stream) -> Result<Connection, ConnectError> {
-        let OrdinaryLogin { target, application_name } = *self;
+        let OrdinaryLogin { target, application_name, tenure } = *self;
         let password = target.password(host);
-        let failed = |error: tokio_postgres::Error| match error.as_db_error() {
-            Some(server) => {
-                let server = ServerError::from(server);
-                ConnectError::refused(target, host, password.is_some(), server)
-            }
-            None => ConnectError::client(host, error),
-        };
+        let failed = |error| failure(target, host, error);
 
         let taken = stream.host(host);
         let mut session = Config::new();
@@ -184,18 +229,42 @@ impl Login for OrdinaryLogin<'_> {
         if !session_fits(target.session, |name| connection.parameter(name)) {
             return Err(ConnectError::WrongSession { host: host.clone() });
         }
-        let task = tokio::spawn(connection);
-        // Not in the startup packet: PgBouncer refuses settings there that it does
-        // not know.
-        let mut settings = String::from("SET idle_session_timeout = 0");
-        for (name, value) in SESSION_SETTINGS {
-            // Of a list, each is quoted.
-            let value = value.replace(", ", "', '");
-            settings.push_str(&format!("; SET {name} = '{value}'"));
+        let notified = Arc::new(Notify::new());
+        let task = tokio::spawn(drive(connection, notified.clone()));
+        if tenure == Tenure::Session {
+            // Not in the startup packet: PgBouncer refuses settings there that it
+            // does not know.
+            client.batch_execute(&settings::for_session()).await.map_err(failed)?;
         }
-        client.batch_execute(&settings).await.map_err(failed)?;
-        Ok(Connection { client, end: End { task: Some(task) }, host: taken })
+        Ok(Connection { client, tenure, notified, end: End { task: Some(task) }, host: taken })
     }
+}
+
+fn failure(target: &Target, host: &Host, error: tokio_postgres::Error) -> ConnectError {
+    match error.as_db_error() {
+        Some(server) => {
+            let password_given = target.password(host).is_some();
+            ConnectError::refused(target, host, password_given, ServerError::from(server))
+        }
+        None => ConnectError::client(host, error),
+    }
+}
+
+/// Does what goes on in the session until it ends.
+async fn drive(
+    mut connection: tokio_postgres::Connection<Stream, Stream>,
+    notified: Arc<Notify>,
+) -> Result<(), tokio_postgres::Error> {
+    while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+        match message? {
+            AsyncMessage::Notification(_) => notified.notify_one(),
+            AsyncMessage::Notice(notice) => {
+                debug!(severity = notice.severity(), "Postgres says: {}", notice.message());
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Whether a session whose server reports `parameter` is one that

@@ -141,6 +141,8 @@ pub enum ConnectError {
     Unavailable { host: Host, source: ServerError },
     #[error("{host} is not a server that target_session_attrs asks for")]
     WrongSession { host: Host },
+    #[error("{host} gives each transaction another session, and a session's own is needed")]
+    Pooled { host: Host },
     #[error("{host} refused the session")]
     Refused { host: Host, source: ServerError },
     #[error("the connection to {host} ended while logging in")]
@@ -234,6 +236,7 @@ impl ConnectError {
             | ConnectError::NoChannelBinding { .. }
             | ConnectError::NoPassword { .. }
             | ConnectError::WrongSession { .. }
+            | ConnectError::Pooled { .. }
             | ConnectError::Client { .. } => None,
         }
     }
@@ -267,6 +270,7 @@ impl ConnectError {
             | ConnectError::NotReplicationRole { .. }
             | ConnectError::NoConnectPrivilege { .. }
             | ConnectError::NoSuchDatabase { .. }
+            | ConnectError::Pooled { .. }
             | ConnectError::Refused { .. }
             | ConnectError::Client { .. } => false,
         }
@@ -325,12 +329,29 @@ impl ConnectError {
                 "pg_hba.conf should ask for scram-sha-256, md5, password, trust, peer or cert"
                     .to_owned(),
             ),
+            ConnectError::Pooled { .. } => Some(
+                "it is a pooler in transaction mode: give the address of Postgres itself, or of a \
+                 pool in session mode; rowcast run goes through it with [database] capture = \
+                 \"triggers\" and wake = \"poll\""
+                    .to_owned(),
+            ),
             ConnectError::Refused { source, .. }
                 if *source.code() == SqlState::PROTOCOL_VIOLATION =>
             {
+                // PgBouncer's words, which it has in one language only.
+                let is_options = source.message().contains("parameter: options");
                 Some(
-                    "this is how a connection pooler refuses: give the address of Postgres itself"
-                        .to_owned(),
+                    match is_options {
+                        true => {
+                            "this is how PgBouncer refuses: leave options out of the URL, and \
+                             PGOPTIONS unset, or have ignore_startup_parameters = options there"
+                        }
+                        false => {
+                            "this is how a connection pooler refuses: give the address of \
+                              Postgres itself, or set [database] capture = \"triggers\""
+                        }
+                    }
+                    .to_owned(),
                 )
             }
             ConnectError::Refused { source, .. } => source.hint().map(str::to_owned),
@@ -373,6 +394,7 @@ impl ConnectError {
             | ConnectError::NotReplicationRole { .. }
             | ConnectError::NoConnectPrivilege { .. }
             | ConnectError::NoSuchDatabase { .. }
+            | ConnectError::Pooled { .. }
             | ConnectError::Refused { .. }
             | ConnectError::Client { .. } => false,
         }

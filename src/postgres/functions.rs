@@ -30,7 +30,7 @@ pub(super) async fn read(client: &Client) -> Result<Functions, Error> {
             ('context', 'context jsonb'),
             ('broadcast', 'channel text, event text, data jsonb')
         )";
-    let rows = client.query(FOUND, &[]).await?;
+    let rows = client.query_typed(FOUND, &[]).await?;
     let mut bodies: Vec<&str> = bodies().collect();
     for row in &rows {
         let (body, is_for_all): (&str, bool) = (row.try_get(0)?, row.try_get(1)?);

@@ -1,5 +1,6 @@
 //! Replica identities: which columns of the old row an update or delete brings.
 
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
 
 use crate::change::{Relation, ReplicaIdentity, TableName};
@@ -30,7 +31,7 @@ pub struct OwnIndex {
 }
 
 pub async fn own_indexes(client: &Client) -> Result<Vec<OwnIndex>, Error> {
-    let rows = client.query(OWN_INDEXES, &[&INDEX_PREFIX]).await?;
+    let rows = client.query_typed(OWN_INDEXES, &[(&INDEX_PREFIX, Type::TEXT)]).await?;
     rows.iter()
         .map(|row| {
             Ok(OwnIndex {

@@ -1,6 +1,6 @@
 //! How far the slot is behind the log.
 
-use tokio_postgres::types::PgLsn;
+use tokio_postgres::types::{PgLsn, Type};
 use tokio_postgres::{Client, Error, Row};
 
 use super::SlotName;
@@ -29,7 +29,9 @@ impl Lag {
 
 /// Of the slot of that name, if there is one with a position.
 pub async fn read(client: &Client, slot: &SlotName) -> Result<Option<Lag>, Error> {
-    let Some(row) = client.query_opt(LAG, &[&slot.as_str()]).await? else { return Ok(None) };
+    let Some(row) = client.query_typed_opt(LAG, &[(&slot.as_str(), Type::TEXT)]).await? else {
+        return Ok(None);
+    };
     let lag = Lag {
         end: lsn(&row, "end_lsn")?,
         confirmed: lsn(&row, "confirmed_flush_lsn")?,

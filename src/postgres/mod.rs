@@ -16,19 +16,22 @@ mod names;
 pub mod need;
 pub mod outbox;
 pub mod plan;
+mod pooled;
 pub mod publication;
 pub mod publish;
 mod quoting;
 pub mod reading;
 pub mod running;
 pub mod server;
+pub(crate) mod settings;
 pub mod slot;
 pub mod snapshot;
 pub mod standby;
 pub mod statement;
 mod tls;
+mod transaction;
 
-pub use connect::{Connection, End, connect};
+pub use connect::{Connection, End, Tenure, connect, connect_alone, connect_as};
 pub use dial::{DialError, Stream};
 pub use dsn::{Address, Dsn, DsnError, Host, Target};
 pub use error::{ConnectError, ServerError};
@@ -36,6 +39,7 @@ pub use names::{NameError, PublicationName, SlotName};
 pub use quoting::{quote_identifier, quote_literal, quote_replication_literal};
 pub use standby::APPLICATION_NAME;
 pub use tls::TlsError;
+pub use transaction::{Mode, transaction};
 
 use serde::Deserialize;
 
@@ -90,6 +94,14 @@ impl Config {
         match &self.password {
             Some(password) => self.url.clone().with_password(password.clone()),
             None => self.url.clone(),
+        }
+    }
+
+    /// For how long the sessions that `rowcast run` has are ours.
+    pub fn tenure(&self) -> Tenure {
+        match (self.capture, self.wake) {
+            (Capture::Triggers, Wake::Poll) => Tenure::Transaction,
+            (Capture::Triggers, Wake::Notify) | (Capture::Wal, _) => Tenure::Session,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
 
 use crate::change::TableName;
@@ -94,10 +95,13 @@ pub async fn read(
     name: &PublicationName,
     slot: &SlotName,
 ) -> Result<Option<Publication>, Error> {
-    let Some(row) = client.query_opt(PUBLICATION, &[&name.as_str(), &slot.as_str()]).await? else {
+    let Some(row) = client
+        .query_typed_opt(PUBLICATION, &[(&name.as_str(), Type::TEXT), (&slot.as_str(), Type::TEXT)])
+        .await?
+    else {
         return Ok(None);
     };
-    let tables = client.query(TABLES, &[&name.as_str()]).await?;
+    let tables = client.query_typed(TABLES, &[(&name.as_str(), Type::TEXT)]).await?;
     Ok(Some(Publication {
         owner: row.try_get::<_, String>("owner")?.into(),
         all_tables: row.try_get("puballtables")?,

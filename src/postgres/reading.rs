@@ -1,5 +1,6 @@
 //! What lookups read of the database, and whether rowcast's role may.
 
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
 
 use super::catalog::{Table, quote_table};
@@ -47,7 +48,8 @@ impl Access {
             return Ok(Vec::new());
         }
         let tables: Vec<u32> = readings.iter().map(|reading| reading.oid).collect();
-        let rows = client.query(ACCESS, &[&role, &tables]).await?;
+        let rows =
+            client.query_typed(ACCESS, &[(&role, Type::TEXT), (&tables, Type::OID_ARRAY)]).await?;
         rows.iter()
             .map(|row| {
                 Ok(Access {

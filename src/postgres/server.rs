@@ -55,7 +55,7 @@ impl Server {
     }
 
     pub async fn read(client: &Client) -> Result<Server, Error> {
-        let row = client.query_one(SERVER, &[]).await?;
+        let row = client.query_typed_one(SERVER, &[]).await?;
         let text = |column| row.try_get::<_, String>(column).map(String::into_boxed_str);
         let count = |column| row.try_get::<_, i64>(column).map(|n| u32::try_from(n).unwrap_or(0));
         let timeout_ms: i64 = row.try_get("wal_sender_timeout")?;

@@ -1,6 +1,6 @@
 //! The replication slot: what the server keeps log for.
 
-use tokio_postgres::types::PgLsn;
+use tokio_postgres::types::{PgLsn, Type};
 use tokio_postgres::{Client, Error};
 
 use crate::change::Lsn;
@@ -56,7 +56,9 @@ impl Slot {
 
 /// The slot of that name, if there is one.
 pub async fn read(client: &Client, name: &SlotName) -> Result<Option<Slot>, Error> {
-    let Some(row) = client.query_opt(SLOT, &[&name.as_str()]).await? else { return Ok(None) };
+    let Some(row) = client.query_typed_opt(SLOT, &[(&name.as_str(), Type::TEXT)]).await? else {
+        return Ok(None);
+    };
     let text =
         |column| Ok::<_, Error>(row.try_get::<_, Option<String>>(column)?.map(Box::<str>::from));
     let lsn = |column| {
@@ -88,7 +90,10 @@ pub async fn read(client: &Client, name: &SlotName) -> Result<Option<Slot>, Erro
 pub async fn advance(client: &Client, slot: &SlotName, to: Lsn) -> Result<(), Error> {
     let to = PgLsn::from(u64::from(to));
     client
-        .execute("SELECT pg_replication_slot_advance($1::text::name, $2)", &[&slot.as_str(), &to])
+        .execute_typed(
+            "SELECT pg_replication_slot_advance($1::text::name, $2)",
+            &[(&slot.as_str(), Type::TEXT), (&to, Type::PG_LSN)],
+        )
         .await?;
     Ok(())
 }

@@ -11,8 +11,9 @@ use postgres_protocol::message::backend::{AuthenticationSaslBody, Message};
 use postgres_protocol::message::frontend;
 
 use super::{Error, ReplicationConnection, Reply};
-use crate::postgres::connect::{Login, SESSION_SETTINGS, first_session, session_fits};
+use crate::postgres::connect::{Login, first_session, session_fits};
 use crate::postgres::dsn::ChannelBinding;
+use crate::postgres::settings::SESSION_SETTINGS;
 use crate::postgres::{ConnectError, Dsn, Host, ServerError, Stream, Target};
 use crate::secret::Secret;
 
