@@ -1,6 +1,6 @@
 //! The settings of a session that say how values are printed.
 
-use crate::postgres::connect::SESSION_SETTINGS;
+use crate::postgres::settings::SESSION_SETTINGS;
 
 /// Those that the values of a type, or of several, depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
