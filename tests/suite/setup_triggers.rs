@@ -66,6 +66,12 @@ on_every_version! {
         let own = format!("own_{}", scene.database.name);
         assert_eq!(scene.database.psql(owners).await, own);
 
+        let write = "insert into posts values (1, 7, 'a'); update posts set user_id = 8; delete from posts";
+        psql::run(&scene.owner_url, write).await;
+        let written = "select op, old, new from rowcast.outbox order by id";
+        let rows = ["i||{1,7}", "u|{1,7}|{1,8}", "d|{1,8}|"];
+        assert_eq!(scene.database.psql(written).await, rows.join("\n"));
+
         let (code, said) = scene.setup(&[]).await;
         assert_eq!(code, 0, "{said}");
         assert!(!said.contains("changed    ") && said.contains("unchanged  "), "{said}");

@@ -13,8 +13,9 @@ pub(super) async fn setup(args: &Args, loaded: &Loaded, rules: &Rules) -> anyhow
     let dsn = database.dsn();
     let own = postgres::connect(&dsn, SESSION_NAME).await?;
     let snapshot = Snapshot::gather(&own.client, &database.slot, &database.publication).await?;
-    super::needs(rules, &snapshot, |problems| Ok(loaded.refuse(problems)?))?;
-    let plan = outbox::install(&snapshot);
+    let needs = super::needs(rules, &snapshot, |problems| Ok(loaded.refuse(problems)?))?;
+    let max_rows = loaded.config.limits.max_outbox_rows.get();
+    let plan = outbox::install(&snapshot, &needs, max_rows);
 
     let mut report = Report::new(args.json);
     if args.print {

@@ -7,6 +7,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error, Row};
 
 pub mod capture;
+pub mod goal;
 mod plan;
 pub mod settings;
 
@@ -74,8 +75,13 @@ pub struct Trigger {
     pub fires: Fires,
     /// Name of its function.
     pub function: Box<str>,
-    /// As `pg_get_triggerdef` prints it.
-    pub definition: Box<str>,
+    /// `tgtype`: the bits of its events, and of how it fires.
+    pub events: i16,
+    /// What its function calls the changed rows.
+    pub old_rows: Option<Box<str>>,
+    pub new_rows: Option<Box<str>>,
+    /// It has no WHEN, and no list of columns.
+    pub is_unconditional: bool,
 }
 
 /// When a trigger fires, by `session_replication_role`.
@@ -117,23 +123,56 @@ impl Outbox {
         self.objects.iter().find(|object| *object.name == *name)
     }
 
+    /// The one that triggers write for a table now.
+    pub fn shape_of(&self, relation: u32) -> Option<&Shape> {
+        self.shapes.iter().rfind(|shape| shape.relation == relation)
+    }
+
+    /// Whether nothing of `sql/outbox.sql` is missing.
+    pub fn is_complete(&self) -> bool {
+        self.objects.len() == OBJECTS.len() && self.has_reader && self.guard().is_some()
+    }
+
+    /// The trigger that tells when the outbox itself is truncated.
+    fn guard(&self) -> Option<&Trigger> {
+        let outbox = self.object("outbox")?.oid;
+        let mut firing = self.triggers.iter().filter(|trigger| trigger.fires == Fires::Always);
+        firing.find(|trigger| trigger.relation == outbox)
+    }
+
+    /// Triggers that write what changed, of whichever table.
+    pub fn captures(&self) -> impl Iterator<Item = &Trigger> {
+        self.triggers.iter().filter(|trigger| is_capture(&trigger.function))
+    }
+
     /// Names of the outbox and of the triggers of each table that has all four,
     /// firing always: what was dropped and made again, or disabled for a while,
     /// has another name.
     pub fn parts(&self) -> BTreeSet<Box<str>> {
-        let outbox = self.object("outbox").map(|outbox| format!("outbox {}", outbox.oid));
+        let outbox = self.object("outbox").zip(self.guard());
+        let outbox =
+            outbox.map(|(outbox, guard)| format!("outbox {} {}", outbox.oid, guard.version()));
         let mut tables: BTreeMap<u32, Vec<String>> = BTreeMap::new();
-        let own = |trigger: &&Trigger| self.objects.iter().all(|it| it.oid != trigger.relation);
-        let firing = self.triggers.iter().filter(|trigger| trigger.fires == Fires::Always);
-        for trigger in firing.filter(own) {
-            let name = format!("{}.{}", trigger.oid, trigger.xmin);
-            tables.entry(trigger.relation).or_default().push(name);
+        for trigger in self.captures().filter(|trigger| trigger.fires == Fires::Always) {
+            tables.entry(trigger.relation).or_default().push(trigger.version());
         }
         let complete = tables.into_iter().filter(|(_, triggers)| triggers.len() == 4);
         let tables =
             complete.map(|(table, triggers)| format!("table {table} {}", triggers.join(" ")));
         outbox.into_iter().chain(tables).map(String::into_boxed_str).collect()
     }
+}
+
+impl Trigger {
+    fn version(&self) -> String {
+        format!("{}.{}", self.oid, self.xmin)
+    }
+}
+
+/// Whether a trigger function of schema `rowcast` is one that writes what
+/// changed in a table.
+fn is_capture(function: &str) -> bool {
+    function.starts_with("capture_")
 }
 
 /// What is there; `None` if that is nothing.
@@ -195,8 +234,9 @@ ORDER BY 1";
 const READ_TRIGGERS: &str = "
 SELECT t.oid, t.xmin::text AS xmin, t.tgrelid AS relation, t.tgname::text AS name,
        pg_catalog.format('%I.%I', tn.nspname, c.relname) AS table,
-       t.tgenabled AS enabled, p.proname::text AS function,
-       pg_catalog.pg_get_triggerdef(t.oid) AS definition
+       t.tgenabled AS enabled, p.proname::text AS function, t.tgtype AS events,
+       t.tgoldtable::text AS old_rows, t.tgnewtable::text AS new_rows,
+       t.tgqual IS NULL AND pg_catalog.cardinality(t.tgattr) = 0 AS is_unconditional
 FROM pg_catalog.pg_trigger t
 JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
@@ -268,7 +308,10 @@ fn trigger(row: &Row) -> Result<Trigger, Error> {
             _ => Fires::Never,
         },
         function: text(row, "function")?,
-        definition: text(row, "definition")?,
+        events: row.try_get("events")?,
+        old_rows: row.try_get::<_, Option<String>>("old_rows")?.map(Box::from),
+        new_rows: row.try_get::<_, Option<String>>("new_rows")?.map(Box::from),
+        is_unconditional: row.try_get("is_unconditional")?,
     })
 }
 
