@@ -4,7 +4,7 @@
 --
 -- `rowcast setup` installs this and `rowcast teardown` removes it; psql runs it too.
 --
--- Both write one message to the log, as pg_logical_emit_message does for every
+-- Both write to the log, as pg_logical_emit_message does for every
 -- role, so EXECUTE for all gives nothing away: they run as who calls them, and read
 -- nothing. Where nothing can be written (a standby, a read-only transaction) they
 -- do nothing, rather than make the application's transaction fail. What rowcast
@@ -22,7 +22,10 @@ AS $rowcast$
     SELECT pg_logical_emit_message(true, 'rowcast', convert_to(
         context::text,
         -- There the bytes are of no known encoding, and converting them may fail.
-        CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END))
+        CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END)),
+        -- Postgres orders a message by its end, and a row by its start. Where this is
+        -- the last of a savepoint, a row after it would come before it.
+        pg_logical_emit_message(true, 'rowcast.end', '')
     WHERE context IS NOT NULL AND current_setting('transaction_read_only') = 'off'
 $rowcast$;
 

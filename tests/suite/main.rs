@@ -9,6 +9,8 @@ mod config;
 mod connect;
 mod context;
 mod continuity;
+#[expect(unreachable_pub, reason = "nothing of a test binary can be reached from outside")]
+mod contract;
 mod deliver;
 mod demo;
 mod faults;

@@ -11,8 +11,11 @@ use std::{
 use rowcast::change::Lsn;
 
 use super::{
+    capture::Capture,
     cluster::{Cluster, Version},
+    rowcast::Rowcast,
     scratch,
+    wait::{SOON, eventually},
 };
 
 /// Empty, dropped with its slots when the value is. Slots belong to the whole cluster: name them by `slot`.
@@ -48,6 +51,52 @@ impl Database {
     pub fn toml(&self) -> String {
         let (url, slot) = (self.url(), self.slot());
         format!("[database]\nurl = '{url}'\nslot = '{slot}'\npublication = '{}'\n", self.name)
+    }
+
+    /// `[database]` for this capture, whose role it makes: triggers need no superuser and no REPLICATION.
+    pub async fn toml_over(&self, capture: Capture) -> String {
+        if capture == Capture::Wal {
+            return self.toml();
+        }
+        self.psql(&format!("create role {} login", self.role())).await;
+        let (url, slot) = (self.role_url(), self.slot());
+        format!("[database]\nurl = '{url}'\nslot = '{slot}'\ncapture = 'triggers'\n")
+    }
+
+    /// Of rowcast's own role, which may log in and nothing else.
+    pub fn role(&self) -> String {
+        format!("rowcast_{}", self.name)
+    }
+
+    pub fn role_url(&self) -> String {
+        self.url().replace("postgres@", &format!("{}@", self.role()))
+    }
+
+    /// Runs `setup` as the superuser; with wal also what old rows are to carry.
+    pub async fn set_up(&self, rowcast: &Rowcast, capture: Capture) {
+        let url = self.url();
+        let setup = match capture {
+            Capture::Wal => rowcast.start(&["setup", "--identity"]),
+            Capture::Triggers => rowcast.start(&["setup", "--url", &url]),
+        };
+        assert_eq!(setup.exit_code(SOON).await, 0, "over {capture}: {:?}", setup.stderr.all());
+    }
+
+    #[expect(dead_code, reason = "no test runs with triggers yet")]
+    /// Waits until all that is committed is delivered. Over triggers that takes a second or so, since what is
+    /// delivered is deleted together.
+    pub async fn delivered(&self, capture: Capture) {
+        let client = self.client().await;
+        let written = self.written().await;
+        eventually(SOON, "all is delivered", async || match capture {
+            Capture::Wal => (self.confirmed().await >= written).then_some(()),
+            Capture::Triggers => {
+                let left = "select exists (select from rowcast.outbox)";
+                let left = client.query_one(left, &[]).await.expect("the superuser may");
+                (!left.get::<_, bool>(0)).then_some(())
+            }
+        })
+        .await;
     }
 
     /// How far the slot is confirmed.
@@ -89,6 +138,7 @@ impl Drop for Database {
              where database = '{name}' and active"
         );
         let drop = format!("drop database if exists {name} with (force)");
+        let drop_role = format!("drop role if exists {}", self.role());
         // A failure leaves it to the end of the cluster, or says that the test has stopped that already.
         let _ = Command::new("psql")
             .args([
@@ -100,6 +150,8 @@ impl Drop for Database {
                 &release,
                 "-c",
                 &drop,
+                "-c",
+                &drop_role,
             ])
             // It must not wait for a standby that is away.
             .env("PGOPTIONS", "-c synchronous_commit=local")

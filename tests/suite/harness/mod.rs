@@ -4,6 +4,7 @@
 //! process, even if that is killed (`scratch`).
 
 pub mod browser;
+pub mod capture;
 pub mod client;
 pub mod cluster;
 pub mod database;
