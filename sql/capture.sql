@@ -1,12 +1,17 @@
 
 DECLARE
     gate bigint;
-    context text;
 BEGIN
     -- What goes wrong here is rowcast's to make good, by a resync; never the
     -- application's, whose statement this is part of.
     BEGIN
-{{context}}
+        IF current_setting('rowcast.context', true)
+            <> coalesce(current_setting('rowcast.told', true), '')
+        THEN
+            IF {{changed}} THEN
+                PERFORM rowcast.outbox_context();
+            END IF;
+        END IF;
         INSERT INTO rowcast.outbox (shape, op, old, new)
 {{rows}}
         LIMIT (SELECT greatest(0,

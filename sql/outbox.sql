@@ -90,3 +90,53 @@ CREATE TABLE IF NOT EXISTS rowcast.reader (
 ) WITH (fillfactor = 50);
 
 INSERT INTO rowcast.reader DEFAULT VALUES ON CONFLICT DO NOTHING;
+
+-- Writes what the transaction says of itself, unless its last row that did so says
+-- the same. A savepoint that is rolled back takes that row away, and the setting
+-- that remembers it.
+CREATE OR REPLACE FUNCTION rowcast.outbox_context() RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $rowcast$
+DECLARE
+    context text := current_setting('rowcast.context', true);
+BEGIN
+    IF context <> '' AND context IS DISTINCT FROM current_setting('rowcast.told', true)
+        AND pg_sequence_last_value('rowcast.outbox_id')
+            < pg_sequence_last_value('rowcast.gate') >> 1
+    THEN
+        -- Of what is too long, enough to say so.
+        INSERT INTO rowcast.outbox (op, new) VALUES ('c', ARRAY[left(context, 4097)]);
+        PERFORM set_config('rowcast.told', context, true);
+    END IF;
+END
+$rowcast$;
+REVOKE ALL ON FUNCTION rowcast.outbox_context() FROM PUBLIC;
+
+-- Writes an application event for whoever calls it, as the triggers write rows: it
+-- neither fails nor waits.
+CREATE OR REPLACE FUNCTION rowcast.outbox_broadcast(message text) RETURNS void
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms'
+AS $rowcast$
+DECLARE
+    gate bigint;
+BEGIN
+    gate := pg_sequence_last_value('rowcast.gate');
+    IF (pg_sequence_last_value('rowcast.outbox_id') < gate >> 1) IS NOT TRUE THEN
+        PERFORM nextval('rowcast.refusals');
+        RETURN;
+    END IF;
+    PERFORM rowcast.outbox_context();
+    INSERT INTO rowcast.outbox (op, new) VALUES ('b', ARRAY[left(message, 262145)]);
+    IF gate & 1 = 1 THEN
+        NOTIFY rowcast;
+    END IF;
+EXCEPTION WHEN OTHERS THEN
+    BEGIN
+        PERFORM nextval('rowcast.failures');
+    EXCEPTION WHEN OTHERS THEN
+        NULL;
+    END;
+END
+$rowcast$;
+GRANT EXECUTE ON FUNCTION rowcast.outbox_broadcast(text) TO PUBLIC;

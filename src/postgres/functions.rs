@@ -2,10 +2,16 @@
 
 use tokio_postgres::{Client, Error};
 
+use super::Capture;
 use super::statement::Statement;
 
 /// What makes them, or makes them as they are now.
-const SQL: &str = include_str!("../../sql/functions.sql");
+const fn sql(capture: Capture) -> &'static str {
+    match capture {
+        Capture::Wal => include_str!("../../sql/functions.sql"),
+        Capture::Triggers => include_str!("../../sql/outbox_functions.sql"),
+    }
+}
 
 pub const NAMES: &str = "functions rowcast.context and rowcast.broadcast";
 
@@ -14,8 +20,8 @@ pub enum Functions {
     Absent,
     /// Some are there, and not all as they are to be.
     Other,
-    /// As they are to be, and everyone may call them.
-    InOrder,
+    /// As they are to be with this capture, and everyone may call them.
+    InOrder(Capture),
 }
 
 pub(super) async fn read(client: &Client) -> Result<Functions, Error> {
@@ -31,28 +37,29 @@ pub(super) async fn read(client: &Client) -> Result<Functions, Error> {
             ('broadcast', 'channel text, event text, data jsonb')
         )";
     let rows = client.query_typed(FOUND, &[]).await?;
-    let mut bodies: Vec<&str> = bodies().collect();
+    let mut found: Vec<&str> = Vec::new();
     for row in &rows {
         let (body, is_for_all): (&str, bool) = (row.try_get(0)?, row.try_get(1)?);
-        bodies.retain(|wanted| *wanted != body || !is_for_all);
+        found.extend(is_for_all.then_some(body));
     }
-    Ok(match (rows.is_empty(), bodies.is_empty()) {
-        (true, _) => Functions::Absent,
-        (false, false) => Functions::Other,
-        (false, true) => Functions::InOrder,
+    let is_in_order = |capture: &Capture| bodies(*capture).all(|body| found.contains(&body));
+    Ok(match [Capture::Wal, Capture::Triggers].into_iter().find(is_in_order) {
+        Some(capture) => Functions::InOrder(capture),
+        None if rows.is_empty() => Functions::Absent,
+        None => Functions::Other,
     })
 }
 
 /// What stands between the quotes.
-fn bodies() -> impl Iterator<Item = &'static str> {
-    SQL.split("$rowcast$").skip(1).step_by(2)
+fn bodies(capture: Capture) -> impl Iterator<Item = &'static str> {
+    sql(capture).split("$rowcast$").skip(1).step_by(2)
 }
 
 /// `None` if they are in order.
-pub(super) fn make(found: Functions) -> Option<Statement> {
-    let sql = SQL.trim_end().trim_end_matches(';');
+pub(super) fn make(found: Functions, capture: Capture) -> Option<Statement> {
+    let sql = sql(capture).trim_end().trim_end_matches(';');
     let what = format!("{NAMES}: an application may say who changes what, and send events");
-    (found != Functions::InOrder).then(|| Statement::new(what, sql))
+    (found != Functions::InOrder(capture)).then(|| Statement::new(what, sql))
 }
 
 /// `None` if they are gone already.
@@ -72,8 +79,10 @@ mod tests {
 
     #[test]
     fn each_function_has_a_body() {
-        let bodies: Vec<&str> = bodies().collect();
-        assert_eq!(bodies.len(), 2);
-        assert!(bodies.iter().all(|body| body.contains("pg_logical_emit_message(true, 'rowcast")));
+        for capture in [Capture::Wal, Capture::Triggers] {
+            assert_eq!(bodies(capture).count(), 2);
+        }
+        let mut wal = bodies(Capture::Wal);
+        assert!(wal.all(|body| body.contains("pg_logical_emit_message(true, 'rowcast")));
     }
 }

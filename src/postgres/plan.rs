@@ -9,7 +9,7 @@ use super::publish::{PublishError, Target, is_full};
 use super::slot::Slot;
 use super::snapshot::Snapshot;
 use super::statement::Statement;
-use super::{PublicationName, PublishColumns, SlotName, quote_identifier, quote_literal};
+use super::{Capture, PublicationName, PublishColumns, SlotName, quote_identifier, quote_literal};
 
 /// What `setup` has to do, in order: the statements, then the slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,7 +129,7 @@ pub fn setup(
             None
         }
     };
-    let functions = functions::make(snapshot.functions);
+    let functions = functions::make(snapshot.functions, Capture::Wal);
     if functions.is_none() {
         found.push(functions::NAMES.to_owned());
     }

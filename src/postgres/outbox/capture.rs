@@ -12,7 +12,6 @@ use crate::postgres::quote_identifier;
 
 /// What all functions do, around the rows.
 const BODY: &str = include_str!("../../../sql/capture.sql");
-const CONTEXT: &str = include_str!("../../../sql/capture_context.sql");
 
 /// How long a statement may wait for a lock of the outbox, at most.
 const LOCK_TIMEOUT: &str = "100ms";
@@ -110,9 +109,8 @@ impl<'a> Capture<'a> {
     }
 
     pub fn function(&self, operation: Operation) -> Function {
-        let context = CONTEXT.replace("{{changed}}", operation.changed());
         let body = BODY
-            .replace("{{context}}", context.trim_end())
+            .replace("{{changed}}", operation.changed())
             .replace("{{rows}}", &self.rows(operation));
         Function { name: self.function_name(operation), body, settings: self.settings() }
     }
