@@ -33,6 +33,21 @@ impl RunningTransactions {
         let Some(xid) = self.xmax.checked_sub(behind) else { return false };
         xid < self.xmin || !self.running.contains(&xid)
     }
+
+    /// Whether all transactions below `xid` have ended.
+    pub fn all_ended_below(&self, xid: u64) -> bool {
+        xid <= self.xmin
+    }
+
+    /// Those of which it is known by their number that they had not ended.
+    pub fn running(&self) -> &[u64] {
+        &self.running
+    }
+
+    /// It and all above it had not ended, whether begun or not.
+    pub fn xmax(&self) -> u64 {
+        self.xmax
+    }
 }
 
 /// As `pg_snapshot_send` writes it: a count, xmin, xmax, and so many ids.

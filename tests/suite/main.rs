@@ -35,5 +35,6 @@ mod standby;
 mod systems;
 mod tail;
 mod tls;
+mod triggers;
 mod visible;
 mod wal;

@@ -1,9 +1,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::super::said::{Said, Unheard};
 use super::pgoutput::{self, DecodeError, Message};
 use super::relations::Relations;
-use super::said::{Said, Unheard};
 use crate::change::{BatchBuilder, Context, Lsn, Operation, Position, Relation, Transaction};
 
 /// Turns messages into the changes and positions of a batch. Pure.

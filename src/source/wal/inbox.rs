@@ -5,10 +5,10 @@ use bytes::{Buf, BytesMut};
 use postgres_protocol::message::backend::Message;
 use tracing::debug;
 
+use super::super::said::PassedOver;
 use super::decoder::{Decoder, DecoderError, Step};
 use super::feedback::Feedback;
 use super::frame::{self, Frame, FrameError, Skim, SkimError};
-use super::said::PassedOver;
 use crate::change::{Batch, Lsn, Relation};
 use crate::postgres::ServerError;
 

@@ -4,7 +4,7 @@
 //! [`connection`] dials and starts the stream; `inbox` holds what is read,
 //! in which `frame` finds the frames and `decoder` turns messages
 //! ([`pgoutput`]) into changes of the tables that `relations` remembers, and
-//! into what was `said` to rowcast itself;
+//! into what was said to rowcast itself;
 //! `feedback` decides what to confirm. [`Session`] is the loop around them, and
 //! [`read_pieces`] reads without a server what a session would.
 
@@ -17,7 +17,6 @@ mod make_slot;
 pub mod pgoutput;
 mod pieces;
 mod relations;
-mod said;
 mod session;
 
 pub use decoder::DecoderError;

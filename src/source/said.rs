@@ -1,5 +1,5 @@
-//! What is told to rowcast itself, by `pg_logical_emit_message`. Any role may
-//! call that, so it is no more to be trusted than a row.
+//! What is told to rowcast itself, by `pg_logical_emit_message` or by a row of the
+//! outbox. Any role may do that, so it is no more to be trusted than a row.
 
 use std::collections::BTreeMap;
 
@@ -41,22 +41,26 @@ impl Said {
         content: Option<&[u8]>,
     ) -> Option<Result<Said, Unheard>> {
         let parse: fn(usize, Option<&[u8]>) -> Result<Said, Unheard> = match prefix {
-            b"rowcast" => |len, content| {
-                let content = content.ok_or(ContextError::TooLong { bytes: len });
-                let context = content.and_then(Context::parse).map_err(Unheard::Context)?;
-                Ok(Said::Context(context))
-            },
-            b"rowcast.broadcast" => |len, content| {
-                let content = content.ok_or(BroadcastError::TooLong { bytes: len });
-                let broadcast = content.and_then(Broadcast::parse).map_err(Unheard::Broadcast)?;
-                Ok(Said::Broadcast(broadcast))
-            },
+            b"rowcast" => Said::context,
+            b"rowcast.broadcast" => Said::broadcast,
             _ => return None,
         };
         Some(match transactional {
             true => parse(len, content),
             false => Err(Unheard::NotTransactional),
         })
+    }
+
+    /// A context of `len` bytes; `content` is `None` if it was left out for them.
+    pub(super) fn context(len: usize, content: Option<&[u8]>) -> Result<Said, Unheard> {
+        let content = content.ok_or(ContextError::TooLong { bytes: len });
+        content.and_then(Context::parse).map(Said::Context).map_err(Unheard::Context)
+    }
+
+    /// The same of a broadcast.
+    pub(super) fn broadcast(len: usize, content: Option<&[u8]>) -> Result<Said, Unheard> {
+        let content = content.ok_or(BroadcastError::TooLong { bytes: len });
+        content.and_then(Broadcast::parse).map(Said::Broadcast).map_err(Unheard::Broadcast)
     }
 }
 

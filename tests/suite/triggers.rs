@@ -1,0 +1,323 @@
+//! The source `triggers` by itself: what a session hands on of an outbox, and what it deletes. What triggers write is
+//! written here by hand.
+
+use std::{fmt::Write as _, time::Duration};
+
+use rowcast::{
+    change::{Batch, Change, Item, Operation, Position, Value},
+    postgres::{self, Wake, catalog},
+    source::triggers::{Delivered, Error, Options, Reads, Session, Until},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_postgres::Client;
+
+use crate::harness::{
+    cluster::{Version, on_every_version},
+    database::Database,
+    wait::{SOON, eventually},
+};
+
+/// A session, and hands to hold its ends.
+struct Reading {
+    changes: mpsc::Receiver<Batch>,
+    confirmed: watch::Sender<Option<Position>>,
+    /// Whether what is read is confirmed as it comes.
+    confirms: bool,
+    stop: watch::Sender<bool>,
+    session: JoinHandle<Result<(), Error>>,
+    delivered: Delivered,
+}
+
+/// Tables `posts` and `done`, and their shapes, 1 and 2.
+async fn outbox(version: Version) -> Database {
+    let database = Database::on(version).await;
+    database.psql("create schema rowcast").await;
+    database.psql(include_str!("../../sql/outbox.sql")).await;
+    database
+        .psql(
+            "create table posts (id int primary key, user_id int, title text, body text);
+             create table done (id int primary key);
+             insert into rowcast.shapes (relation, columns) values
+                 ('posts'::regclass, '{id,title}'), ('done'::regclass, '{id}');
+             select setval('rowcast.gate', 1000000);",
+        )
+        .await;
+    database
+}
+
+fn insert(id: usize, title: &str) -> String {
+    format!("insert into rowcast.outbox (shape, op, new) values (1, 'i', '{{{id},{title}}}');")
+}
+
+const DONE: &str = "insert into rowcast.outbox (shape, op, new) values (2, 'i', '{1}');";
+
+impl Reading {
+    async fn of(database: &Database) -> Reading {
+        Reading::open(database, |_| {}).await
+    }
+
+    async fn open(database: &Database, change: impl FnOnce(&mut Options)) -> Reading {
+        let dsn = database.url().parse().unwrap();
+        let connection = postgres::connect(&dsn, "triggers").await.unwrap();
+        let mut options = Options {
+            wake: Wake::Poll,
+            catalog: catalog::relations(&connection.client).await.unwrap(),
+            max_rows: 1_000_000,
+            inspect_every: Duration::from_secs(60),
+            until: Until::Stopped,
+            reads: Reads::Drain,
+        };
+        change(&mut options);
+        let session = Session::open(connection, options).await.unwrap();
+        let delivered = session.delivered();
+        let (changes_tx, changes) = mpsc::channel(2);
+        let (confirmed, confirmed_rx) = watch::channel(None);
+        let (stop, stop_rx) = watch::channel(false);
+        let session = tokio::spawn(session.run(changes_tx, confirmed_rx, stop_rx));
+        Reading { changes, confirmed, confirms: true, stop, session, delivered }
+    }
+
+    async fn batch(&mut self) -> Batch {
+        let batch = timeout(SOON, self.changes.recv()).await.expect("changes come soon");
+        batch.expect("the session goes on")
+    }
+
+    /// What comes until a change of the table `done`, in words, `|` after each transaction.
+    async fn until_done(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        while !lines.iter().any(|line| line == "done") {
+            let batch = self.batch().await;
+            lines.extend(self.words(&batch));
+        }
+        lines
+    }
+
+    fn words(&self, batch: &Batch) -> Vec<String> {
+        let mut lines = Vec::new();
+        for item in batch.items() {
+            lines.push(match item {
+                Item::Change(change) if &*change.relation.table.name == "done" => "done".into(),
+                Item::Change(change) => in_words(&change),
+                Item::Truncate { relation, .. } => format!("truncate {}", relation.table.name),
+                Item::Broadcast { broadcast, context, .. } => {
+                    let by = context.map(|context| context.values()["by"].to_string());
+                    format!("broadcast {} {} by {by:?}", broadcast.channel, broadcast.data)
+                }
+                Item::Missed { relation, why, .. } => {
+                    let table = relation.map_or("everything", |it| &it.table.name);
+                    format!("missed {table} {why:?}")
+                }
+                Item::Reached(position) => {
+                    if self.confirms {
+                        self.confirmed.send_replace(Some(position));
+                    }
+                    "|".into()
+                }
+            });
+        }
+        lines
+    }
+
+    /// Ends it as a shutdown does, once everything was confirmed.
+    async fn end(mut self) {
+        self.stop.send_replace(true);
+        while let Some(batch) = self.changes.recv().await {
+            self.words(&batch);
+        }
+        let Reading { confirmed, session, .. } = self;
+        drop(confirmed);
+        timeout(SOON, session).await.expect("it ends").expect("without panic").unwrap();
+    }
+}
+
+/// `update posts id 1→1, title a→b`: what is known of it.
+fn in_words(change: &Change<'_>) -> String {
+    let operation = match change.operation {
+        Operation::Insert => "insert",
+        Operation::Update => "update",
+        Operation::Delete => "delete",
+    };
+    let mut text = format!("{operation} {}", change.relation.table.name);
+    for (index, column) in change.relation.columns.iter().enumerate() {
+        let (old, new) = (change.old_value(index), change.new_value(index));
+        if old != Value::Unknown || new != Value::Unknown {
+            write!(text, " {} {}→{}", column.name, word(old), word(new)).unwrap();
+        }
+    }
+    text
+}
+
+fn word(value: Value<'_>) -> String {
+    match value {
+        Value::Null => "null".into(),
+        Value::Text(text) if text.len() > 40 => format!("{} bytes", text.len()),
+        Value::Text(text) => String::from_utf8_lossy(text).into_owned(),
+        Value::Unchanged => "same".into(),
+        Value::Unknown => "?".into(),
+        Value::Omitted(_) => "omitted".into(),
+    }
+}
+
+async fn number(client: &Client, sql: &str) -> i64 {
+    client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+const ROWS: &str = "select count(*) from rowcast.outbox";
+
+on_every_version! {
+    async fn every_kind_of_row_is_handed_on_by_its_transaction(version: Version) {
+        let database = outbox(version).await;
+        database
+            .psql(
+                "begin;
+                 insert into rowcast.outbox (shape, op, new) values (1, 'i', '{1,a}');
+                 insert into rowcast.outbox (shape, op, old, new) values (1, 'u', '{1,a}', '{1,NULL}');
+                 commit;
+                 insert into rowcast.outbox (shape, op, old) values (1, 'd', '{1,NULL}');
+                 begin;
+                 insert into rowcast.outbox (op, new) values ('c', array['{\"by\":7}']);
+                 insert into rowcast.outbox (op, new)
+                     values ('b', array['{\"channel\":\"c\",\"event\":\"e\",\"data\":[1]}']);
+                 commit;
+                 insert into rowcast.outbox (op, new)
+                     values ('b', array['{\"channel\":\"c\",\"event\":\"e\",\"data\":[2]}']);
+                 insert into rowcast.outbox (shape, op) values (1, 't');
+                 insert into rowcast.outbox (shape, op, new) values (1, 'u', '{1,x}');
+                 insert into rowcast.outbox (shape, op, new) values (1, 'i', '{1}');
+                 insert into rowcast.outbox (shape, op, new) values (77, 'i', '{1}');
+                 begin; insert into rowcast.outbox (shape, op, new) values (1, 'i', '{9,never}'); rollback;",
+            )
+            .await;
+        database.psql(DONE).await;
+        let mut reading = Reading::of(&database).await;
+        assert_eq!(
+            reading.until_done().await,
+            [
+                "insert posts id ?→1 title ?→a",
+                "update posts id 1→1 title a→null",
+                "|",
+                "delete posts id 1→? title null→?",
+                "|",
+                "broadcast c [1] by Some(\"7\")",
+                "|",
+                "broadcast c [2] by None",
+                "|",
+                "truncate posts",
+                "|",
+                "missed posts Unrecorded",
+                "|",
+                "missed posts Unrecorded",
+                "|",
+                "missed everything Unrecorded",
+                "|",
+                "done",
+                "|"
+            ]
+        );
+        // While it runs too, each as it comes.
+        database.psql(&insert(3, "b")).await;
+        let batch = reading.batch().await;
+        assert_eq!(reading.words(&batch), ["insert posts id ?→3 title ?→b", "|"]);
+        reading.end().await;
+        assert_eq!(number(&database.client().await, ROWS).await, 0);
+    }
+}
+
+on_every_version! {
+    async fn who_took_its_ids_first_and_commits_last_is_handed_on_once_and_in_its_turn(version: Version) {
+        let database = outbox(version).await;
+        let (early, late) = (database.client().await, database.client().await);
+        early.batch_execute(&format!("begin; {}", insert(1, "early"))).await.unwrap();
+        let mut reading = Reading::of(&database).await;
+        for id in 0..30 {
+            late.batch_execute(&insert(id, "late")).await.unwrap();
+            let batch = reading.batch().await;
+            let expected = format!("insert posts id ?→{id} title ?→late");
+            assert_eq!(reading.words(&batch), [&*expected, "|"]);
+        }
+        early.batch_execute(&format!("{}; commit", insert(2, "early"))).await.unwrap();
+        database.psql(DONE).await;
+        let lines = reading.until_done().await;
+        let once = ["insert posts id ?→1 title ?→early", "insert posts id ?→2 title ?→early", "|"];
+        assert_eq!(lines[..3], once);
+        assert_eq!(lines[3..], ["done", "|"]);
+        reading.end().await;
+        assert_eq!(number(&database.client().await, ROWS).await, 0);
+    }
+}
+
+on_every_version! {
+    async fn a_large_transaction_is_handed_on_whole_though_in_pieces(version: Version) {
+        let database = outbox(version).await;
+        database
+            .psql(
+                "insert into rowcast.outbox (shape, op, new)
+                     select 1, 'i', array[i::text, 'bulk'] from generate_series(1, 9000) i;
+                 insert into rowcast.outbox (shape, op, new)
+                     select 1, 'i', array[i::text, repeat(md5(i::text), 40000)] from generate_series(1, 9) i;",
+            )
+            .await;
+        for _ in 0..20 {
+            database.psql(&insert(1, "small")).await;
+        }
+        database.psql(DONE).await;
+        let mut reading = Reading::of(&database).await;
+        let (mut lines, mut most) = (Vec::new(), 0);
+        while !lines.iter().any(|line| line == "done") {
+            let batch = reading.batch().await;
+            most = most.max(batch.heap_bytes());
+            lines.extend(reading.words(&batch));
+        }
+        assert!(most < 8 << 20, "{most} bytes at once");
+        let expected: Vec<String> =
+            (1..=9000).map(|id| format!("insert posts id ?→{id} title ?→bulk")).collect();
+        assert_eq!(lines[..9000], expected);
+        assert_eq!(lines[9000], "|");
+        for id in 1..=9 {
+            let wide = format!("insert posts id ?→{id} title ?→1280000 bytes");
+            assert_eq!(lines[9000 + id], wide);
+        }
+        assert_eq!(lines[9010..9013], ["|", "insert posts id ?→1 title ?→small", "|"]);
+        assert_eq!(lines.len(), 9001 + 10 + 40 + 2);
+        reading.end().await;
+        assert_eq!(number(&database.client().await, ROWS).await, 0);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_deleted_that_is_not_confirmed_and_then_it_comes_again() {
+    let database = outbox(Version::DEFAULT).await;
+    database.psql(&[insert(1, "a"), insert(2, "b"), insert(3, "c")].concat()).await;
+    let mut reading = Reading::of(&database).await;
+    reading.confirms = false;
+    let batch = reading.batch().await;
+    let positions: Vec<Position> = batch
+        .items()
+        .filter_map(|item| match item {
+            Item::Reached(position) => Some(position),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(positions.len(), 3);
+    reading.confirmed.send_replace(Some(positions[1]));
+    reading.end().await;
+    let client = database.client().await;
+    assert_eq!(number(&client, ROWS).await, 1);
+    let recorded = number(&client, "select position from rowcast.reader").await;
+    assert_eq!(recorded.cast_unsigned(), positions[1].value());
+
+    database.psql(DONE).await;
+    let mut reading = Reading::of(&database).await;
+    assert_eq!(reading.delivered, Delivered { session: 1, position: positions[1] });
+    assert_eq!(reading.until_done().await, ["insert posts id ?→3 title ?→c", "|", "done", "|"]);
+    assert!(reading.confirmed.borrow().unwrap() > positions[2], "positions rise over sessions");
+    eventually(SOON, "delivered rows go while it runs", async || {
+        (number(&client, ROWS).await == 0).then_some(())
+    })
+    .await;
+    reading.end().await;
+}
