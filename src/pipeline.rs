@@ -26,7 +26,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinError;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tokio_postgres::Client;
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
@@ -45,6 +44,7 @@ mod lookout;
 mod opening;
 mod options;
 mod routing;
+mod triggers;
 mod unsent;
 mod wal;
 
@@ -54,8 +54,9 @@ pub use inspection::{Refused, needs_of, readings_of};
 use keeper::Keeper;
 use lookout::{Backlog, Lookout};
 use opening::Opened;
-pub use options::{Capture, Options, Slot, Wal};
+pub use options::{Capture, Options, Slot, Triggers, Wal};
 use routing::Routing;
+use triggers::Leader;
 use wal::Standby;
 
 /// Batches and handoffs under way between two stages. Each holds about what one
@@ -182,6 +183,8 @@ struct Pipeline<'a> {
     until: Option<Lsn>,
     /// Why the next session leaves out what was committed before it.
     pass_over: Option<Reason>,
+    /// The backend by which we emptied the outbox last.
+    led_by: Option<i32>,
     /// So that nobody stands by who could mend what keeps it from starting.
     has_streamed: bool,
     /// After the first session: the last attempt came to nothing, or ended at once.
@@ -194,6 +197,8 @@ struct Pipeline<'a> {
 struct Open {
     session: Session,
     connection: Connection,
+    /// Of those who empty the outbox.
+    leader: Option<Leader>,
     routing: Routing,
     /// What is recorded, where anything is.
     state: Option<State>,
@@ -204,14 +209,17 @@ struct Open {
 
 impl Pipeline<'_> {
     fn new(options: &Options) -> Pipeline<'_> {
-        let Capture::Wal(Wal { takeover, .. }) = &options.capture;
-        let standby = Standby::new(*takeover);
+        let standby = Standby::new(match &options.capture {
+            Capture::Wal(wal) => wal.takeover,
+            Capture::Triggers(_) => false,
+        });
         Pipeline {
             options,
             told: Told::default(),
             standby,
             until: None,
             pass_over: None,
+            led_by: None,
             has_streamed: false,
             has_failed: false,
         }
@@ -220,22 +228,23 @@ impl Pipeline<'_> {
     /// Where changes never come because of the failure, pages are to fetch again.
     /// Returns whether that is all it takes to go on.
     async fn makes_up_for(&mut self, failure: &Error) -> bool {
-        let Capture::Wal(Wal { on_slot_loss, .. }) = &self.options.capture;
-        let reason = match failure {
-            Error::Shed(_) => Reason::Shed,
-            Error::Source(source::Error::Wal(source::wal::Error::Publication { .. }))
-                if *on_slot_loss == OnSlotLoss::Resync =>
+        use source::wal::Error::Publication;
+
+        let reason = match (failure, &self.options.capture) {
+            (Error::Shed(_), _) => Reason::Shed,
+            (Error::Source(source::Error::Wal(Publication { .. })), Capture::Wal(wal))
+                if wal.on_slot_loss == OnSlotLoss::Resync =>
             {
                 Reason::Gap
             }
-            Error::Refused(refused) => {
+            (Error::Refused(refused), _) => {
                 if !refused.is_harmless() {
                     self.owe_gap().await;
                 }
                 return false;
             }
             // Who reads it now decides anew.
-            failure if failure.is_slot_in_use() => {
+            (failure, _) if failure.is_slot_in_use() => {
                 self.pass_over = None;
                 return false;
             }
@@ -261,7 +270,7 @@ impl Pipeline<'_> {
         let (progress_tx, progress_rx) = watch::channel(Progress::default());
         let (confirmed_tx, confirmed_rx) = watch::channel(None);
         let (stop_tx, stop_rx) = watch::channel(false);
-        let Open { session, connection, routing, state, owed, parts, backlog } = *open;
+        let Open { session, connection, mut leader, routing, state, owed, parts, backlog } = *open;
         let mut source = tokio::spawn(session.run(changes_tx, confirmed_rx, stop_rx));
         let mut routing = tokio::spawn(routing.run(changes_rx, handoffs_tx));
         let keeping = match self.options.state.clone().zip(state) {
@@ -277,6 +286,7 @@ impl Pipeline<'_> {
         let mut deadline: Option<Instant> = None;
         let announce = || match &self.options.capture {
             Capture::Wal(wal) => info!(slot = %wal.slot.name(), "streaming changes"),
+            Capture::Triggers(_) => info!(capture = "triggers", "streaming changes"),
         };
         let mut is_announced = announce_at <= Instant::now();
         if is_announced {
@@ -289,8 +299,8 @@ impl Pipeline<'_> {
                 }
                 deliver.run(owed, handoffs_rx, progress_tx).await
             };
-            let (options, told) = (self.options, &mut self.told);
-            let lookout = Lookout { options, connection, told, parts, backlog };
+            let (options, told, leader) = (self.options, &mut self.told, &mut leader);
+            let lookout = Lookout { options, connection, leader, told, parts, backlog };
             let watching = lookout.run();
             let stopping = stopped(shutdown);
             tokio::pin!(delivering, watching, stopping);
@@ -376,8 +386,8 @@ impl Pipeline<'_> {
     }
 }
 
-async fn inspect(client: &Client, options: &Options) -> Result<Inspection, Error> {
-    match timeout(INSPECTION_TIMEOUT, Inspection::of(client, options)).await {
+async fn inspect(connection: &Connection, options: &Options) -> Result<Inspection, Error> {
+    match timeout(INSPECTION_TIMEOUT, Inspection::of(connection, options)).await {
         Ok(inspection) => inspection.map_err(Error::Inspect),
         Err(_) => Err(Error::InspectTimeout),
     }

@@ -38,6 +38,15 @@ impl Relation {
         self.columns.iter().position(|column| &*column.name == name)
     }
 
+    /// As of a source whose old rows are as whole as new ones.
+    pub fn with_whole_old_rows(mut self) -> Relation {
+        self.identity = ReplicaIdentity::Full;
+        for column in &mut self.columns {
+            column.in_identity = true;
+        }
+        self
+    }
+
     /// The column that a row is looked for in: `by`, or else the only one of the
     /// primary key.
     pub fn key_column(&self, by: Option<&str>) -> Option<usize> {

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use super::{Global, rules, signal};
-use crate::config::Loaded;
+use crate::config::{Config, Loaded};
 use crate::deliver::{ByteSize, Deliver, RejectedFile, Sink, pusher};
-use crate::pipeline::{self, Capture, End, Slot, Wal};
+use crate::pipeline::{self, Capture, End, Slot, Triggers, Wal};
+use crate::postgres::{self, Target};
+use crate::source::triggers::Reads;
 use crate::state::StateFile;
 
 /// What was refused holds data of rows.
@@ -36,17 +38,11 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
     let loaded = global.load_config()?;
     let rules = Arc::new(rules::compile(&loaded)?);
     let folder = state_dir(&loaded)?;
-    let state = StateFile::open(folder, loaded.config.database.slot.as_str())?;
+    let state = StateFile::open(folder, &state_name(&loaded.config.database)?)?;
     let mut deliver = Deliver::new(sink(&loaded, folder)?, &loaded.config.limits);
     let options = pipeline::Options {
         database: loaded.config.database.clone(),
-        capture: Capture::Wal(Wal {
-            slot: Slot::Configured(loaded.config.database.slot.clone()),
-            on_slot_loss: loaded.config.run.on_slot_loss,
-            max_retained_wal: loaded.config.limits.max_retained_wal.map(ByteSize::bytes),
-            takeover: loaded.config.run.takeover,
-            failover: loaded.config.run.failover,
-        }),
+        capture: capture(&loaded.config),
         rules,
         once: args.once,
         grace: loaded.config.run.grace,
@@ -66,6 +62,38 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
              the next start"
         ),
     }
+}
+
+fn capture(config: &Config) -> Capture {
+    match config.database.capture {
+        postgres::Capture::Wal => Capture::Wal(Wal {
+            slot: Slot::Configured(config.database.slot.clone()),
+            on_slot_loss: config.run.on_slot_loss,
+            max_retained_wal: config.limits.max_retained_wal.map(ByteSize::bytes),
+            takeover: config.run.takeover,
+            failover: config.run.failover,
+        }),
+        postgres::Capture::Triggers => Capture::Triggers(Triggers {
+            reads: Reads::Drain,
+            max_rows: config.limits.max_outbox_rows.get(),
+        }),
+    }
+}
+
+/// Whose state it is. A slot's name is one of the whole cluster; an outbox has
+/// none, and another database may have one too.
+fn state_name(database: &postgres::Config) -> anyhow::Result<String> {
+    let mut name = database.slot.to_string();
+    if database.capture == postgres::Capture::Triggers {
+        name.push('-');
+        for byte in Target::of(&database.dsn())?.database().bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' => name.push(byte.into()),
+                other => name.push_str(&format!("%{other:02X}")),
+            }
+        }
+    }
+    Ok(name)
 }
 
 /// The folder of the state, made if it is not there.

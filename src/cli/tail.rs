@@ -8,15 +8,17 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::{Global, rules, signal};
-use crate::config::OnSlotLoss;
+use crate::config::{Config, OnSlotLoss};
 use crate::deliver::{ByteSize, Deliver, Format, Sink, Stdout, Tally};
 use crate::duration;
-use crate::pipeline::{self, Capture, Slot, Wal};
+use crate::pipeline::{self, Capture, Slot, Triggers, Wal};
+use crate::postgres;
+use crate::source::triggers::Reads;
 
 /// Prints each notification as it would be sent, from now on
 ///
-/// It reads by a slot of its own, which ends with it, and sends nothing: a
-/// running `rowcast run` is not disturbed. Below each notification stands the
+/// It reads by a slot of its own, which ends with it, or looks on at the outbox,
+/// and sends nothing: a running `rowcast run` is not disturbed. Below each notification stands the
 /// line of Laravel Echo that hears it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -54,16 +56,9 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
         shutdown = after(length, since_rx, shutdown);
     }
     let mut deliver = Deliver::new(Sink::Stdout(stdout), &loaded.config.limits);
-    let slot = format!("{}_tail_{}", loaded.config.database.slot, process::id());
     let options = pipeline::Options {
         database: loaded.config.database.clone(),
-        capture: Capture::Wal(Wal {
-            slot: Slot::Temporary(slot.parse()?),
-            on_slot_loss: OnSlotLoss::Stop,
-            max_retained_wal: loaded.config.limits.max_retained_wal.map(ByteSize::bytes),
-            takeover: false,
-            failover: false,
-        }),
+        capture: capture(&loaded.config)?,
         rules: Arc::new(rules::compile(&loaded)?),
         once: false,
         grace: loaded.config.run.grace,
@@ -79,6 +74,24 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
         (None, _) => {}
     }
     Ok(())
+}
+
+fn capture(config: &Config) -> anyhow::Result<Capture> {
+    Ok(match config.database.capture {
+        postgres::Capture::Wal => Capture::Wal(Wal {
+            slot: Slot::Temporary(
+                format!("{}_tail_{}", config.database.slot, process::id()).parse()?,
+            ),
+            on_slot_loss: OnSlotLoss::Stop,
+            max_retained_wal: config.limits.max_retained_wal.map(ByteSize::bytes),
+            takeover: false,
+            failover: false,
+        }),
+        postgres::Capture::Triggers => Capture::Triggers(Triggers {
+            reads: Reads::Watch,
+            max_rows: config.limits.max_outbox_rows.get(),
+        }),
+    })
 }
 
 /// Turns true with `shutdown`, or so long after `since` is told.

@@ -4,7 +4,8 @@ use std::time::Duration;
 use tokio_postgres::error::SqlState;
 use tracing::{error, info, warn};
 
-use super::{Capture, Refused, Slot, Wal};
+use super::triggers::Holder;
+use super::{Capture, Refused};
 use crate::chain;
 use crate::deliver;
 use crate::postgres::{ConnectError, PublicationName, SlotName};
@@ -53,6 +54,12 @@ pub enum Error {
     MakeSlot(#[from] MakeSlotError),
     #[error("publication {0} was altered")]
     PublicationAltered(PublicationName),
+    #[error("the outbox, or a trigger that writes to it, was altered")]
+    TriggersAltered,
+    #[error("another rowcast empties the outbox: {0}")]
+    Drained(Holder),
+    #[error("the server is a standby, where the outbox cannot be emptied")]
+    Standby,
     #[error(transparent)]
     Shed(#[from] Shed),
 }
@@ -80,13 +87,17 @@ impl Error {
             | Error::Disconnected(_)
             | Error::SlotVanished(_)
             | Error::PublicationAltered(_)
+            | Error::TriggersAltered
+            // It may be about to be promoted.
+            | Error::Standby
             | Error::Shed(_) => true,
             Error::Refused(_)
             | Error::Renamed(_)
             | Error::Deliver(_)
             | Error::State(_)
             | Error::OtherSystem { .. }
-            | Error::SlotLost(_) => false,
+            | Error::SlotLost(_)
+            | Error::Drained(_) => false,
             Error::Source(error) => error.is_transient(),
             Error::MakeSlot(error) => error.is_transient(),
         }
@@ -104,7 +115,7 @@ impl Error {
         matches!(error, wal::Error::Connection(SlotInUse { .. }))
     }
 
-    /// Whether the slot keeps all that is committed until this is mended.
+    /// Whether all that is committed until this is mended is kept for us.
     pub(super) fn is_harmless(&self) -> bool {
         match self {
             Error::Refused(refused) => refused.is_harmless(),
@@ -115,6 +126,8 @@ impl Error {
                         connection::Error::NoSuchSlot { .. } | connection::Error::WrongSlot { .. }
                     )
             ),
+            // Without the outbox nothing is written down.
+            Error::Source(source::Error::Triggers(error)) => error.is_transient(),
             Error::Connect(_)
             | Error::Inspect(_)
             | Error::InspectTimeout
@@ -124,7 +137,10 @@ impl Error {
             | Error::Disconnected(_)
             | Error::State(_)
             | Error::OtherSystem { .. }
-            | Error::PublicationAltered(_) => true,
+            | Error::PublicationAltered(_)
+            | Error::TriggersAltered
+            | Error::Drained(_)
+            | Error::Standby => true,
             Error::SlotLost(_) | Error::SlotVanished(_) | Error::MakeSlot(_) | Error::Shed(_) => {
                 false
             }
@@ -150,6 +166,11 @@ impl Error {
                     .to_owned(),
             ),
             Error::MakeSlot(error) => error.hint(),
+            Error::Drained(holder) => holder.hint(),
+            Error::Standby => Some(
+                "connect to the primary; with several hosts, target_session_attrs=primary finds it"
+                    .to_owned(),
+            ),
             Error::Inspect(_)
             | Error::InspectTimeout
             | Error::Unanswered(_)
@@ -158,6 +179,7 @@ impl Error {
             | Error::State(_)
             | Error::SlotVanished(_)
             | Error::PublicationAltered(_)
+            | Error::TriggersAltered
             | Error::Shed(_) => None,
         }
     }
@@ -175,18 +197,21 @@ impl Error {
 
     /// Logs what keeps changes from streaming until the next attempt.
     pub(super) fn tell(&self, capture: &Capture, wait: Duration) {
-        if let Error::PublicationAltered(_) = self {
-            return info!("{self}: beginning anew, to see whether it sent everything");
+        match self {
+            Error::PublicationAltered(_) => {
+                return info!("{self}: beginning anew, to see whether it sent everything");
+            }
+            Error::TriggersAltered => {
+                return info!("{self}: beginning anew, to see whether all was written down");
+            }
+            _ => {}
         }
         let retry_ms = wait.as_millis() as u64;
         let so = match capture {
-            Capture::Wal(Wal { slot: Slot::Temporary(_), .. }) => {
-                "; what is committed meanwhile is not shown"
-            }
-            Capture::Wal(_) if self.is_harmless() => {
-                "; nothing is lost: the slot keeps what was not delivered"
-            }
-            Capture::Wal(_) => "; after that, pages are told to fetch again",
+            capture if !capture.keeps() => "; what is committed meanwhile is not shown",
+            _ if !self.is_harmless() => "; after that, pages are told to fetch again",
+            Capture::Wal(_) => "; nothing is lost: the slot keeps what was not delivered",
+            Capture::Triggers(_) => "; nothing is lost: the outbox keeps what was not delivered",
         };
         if let Error::Refused(refused) = self {
             refused.tell();

@@ -2,13 +2,14 @@ use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::time::Duration;
 
-use tokio_postgres::Client;
 use tracing::{error, warn};
 
 use super::{Capture, Options, Slot, Wal};
 use crate::change::{Lookup, Relation};
+use crate::postgres::Connection;
 use crate::postgres::checks::{self, Expected, Finding, Kind, Severity};
 use crate::postgres::need::{IdentityNeed, Need};
+use crate::postgres::outbox::Outbox;
 use crate::postgres::reading::{self, Access, Reading};
 use crate::postgres::snapshot::Snapshot;
 use crate::route::{Problem, TableNeeds};
@@ -16,6 +17,10 @@ use crate::route::{Problem, TableNeeds};
 /// The database as it is now, held against what the rules need of it.
 pub(super) struct Inspection {
     snapshot: Snapshot,
+    /// The tables as rules know them.
+    relations: Vec<Relation>,
+    /// As in [`State::parts`](crate::state::State::parts).
+    parts: BTreeSet<Box<str>>,
     problems: Vec<Problem>,
     findings: Vec<Finding>,
 }
@@ -72,7 +77,7 @@ impl Refused {
         self.problems.is_empty() && self.findings.iter().all(gone)
     }
 
-    /// Whether the slot keeps all that is committed until this is mended.
+    /// Whether all that is committed until this is mended is kept for us.
     pub(super) fn is_harmless(&self) -> bool {
         self.findings.iter().all(|finding| is_harmless(finding.kind))
     }
@@ -105,24 +110,51 @@ impl Told {
 
 impl Inspection {
     pub(super) async fn of(
-        client: &Client,
+        connection: &Connection,
         options: &Options,
     ) -> Result<Inspection, tokio_postgres::Error> {
-        let database = &options.database;
+        // It would make every future that holds it large.
+        connection.read(Box::pin(Inspection::read(connection, options))).await
+    }
+
+    async fn read(
+        connection: &Connection,
+        options: &Options,
+    ) -> Result<Inspection, tokio_postgres::Error> {
+        let (client, database) = (&connection.client, &options.database);
         let snapshot = Snapshot::gather(client, &database.slot, &database.publication).await?;
-        let relations = snapshot.relations();
+        let relations = match &options.capture {
+            Capture::Wal(_) => snapshot.relations(),
+            Capture::Triggers(_) => {
+                snapshot.relations().into_iter().map(Relation::with_whole_old_rows).collect()
+            }
+        };
         let problems = options.rules.check(&relations);
         let needs = needs_of(&options.rules.tables(&relations));
-        let Capture::Wal(Wal { slot, takeover, failover, .. }) = &options.capture;
-        let expected =
-            Expected { takeover: *takeover, failover: *failover, ..Expected::of(database, &needs) };
-        let mut findings = checks::check(&snapshot, &expected);
+        let (takeover, failover) = match &options.capture {
+            Capture::Wal(wal) => (wal.takeover, wal.failover),
+            Capture::Triggers(_) => (false, false),
+        };
+        let expected = Expected { takeover, failover, ..Expected::of(database, &needs) };
+        let mut findings = match &options.capture {
+            Capture::Wal(_) => checks::check(&snapshot, &expected),
+            Capture::Triggers(_) => Vec::new(),
+        };
         let readings = readings_of(options.rules.lookups(), &relations);
         let access = Access::read(client, &snapshot.server.role, &readings).await?;
-        let publication = snapshot.publication.as_ref();
+        // What decides which changes come: a filter of a publication, or nothing.
+        let publication = match &options.capture {
+            Capture::Wal(_) => snapshot.publication.as_ref(),
+            Capture::Triggers(_) => None,
+        };
         findings.extend(reading::check(&snapshot.tables, publication, &readings, &access));
-        findings.retain(|finding| concerns(finding.kind, slot));
-        Ok(Inspection { snapshot, problems, findings })
+        findings.retain(|finding| concerns(finding.kind, &options.capture));
+        let parts = match &options.capture {
+            Capture::Wal(_) => publication.map(|it| it.parts.clone()),
+            Capture::Triggers(_) => snapshot.outbox.as_ref().map(Outbox::parts),
+        };
+        let parts = parts.unwrap_or_default();
+        Ok(Inspection { snapshot, relations, parts, problems, findings })
     }
 
     /// At a start somebody stands by. Later, rows that cannot be looked up must not
@@ -151,12 +183,11 @@ impl Inspection {
     }
 
     pub(super) fn relations(&self) -> Vec<Relation> {
-        self.snapshot.relations()
+        self.relations.clone()
     }
 
-    /// As in [`State::parts`](crate::state::State::parts).
     pub(super) fn parts(&self) -> BTreeSet<Box<str>> {
-        self.snapshot.publication.as_ref().map(|it| it.parts.clone()).unwrap_or_default()
+        self.parts.clone()
     }
 
     pub(super) fn has_slot(&self) -> bool {
@@ -176,12 +207,14 @@ impl Inspection {
 
 /// A slot that is in use is waited for, not complained of; and of a slot that
 /// will be made for the session there is nothing to say yet.
-fn concerns(kind: Kind, slot: &Slot) -> bool {
+fn concerns(kind: Kind, capture: &Capture) -> bool {
     // Whether the publication is newer the stream itself tells for certain.
     let told_elsewhere = matches!(kind, Kind::SlotActive | Kind::PublicationPerhapsNewer);
-    match slot {
-        Slot::Configured(_) => !told_elsewhere,
-        Slot::Temporary(_) => !told_elsewhere && !kind.is_about_slot(),
+    match capture {
+        Capture::Wal(Wal { slot: Slot::Temporary(_), .. }) => {
+            !told_elsewhere && !kind.is_about_slot()
+        }
+        Capture::Wal(_) | Capture::Triggers(_) => !told_elsewhere,
     }
 }
 

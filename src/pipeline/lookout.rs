@@ -1,9 +1,11 @@
 use std::collections::BTreeSet;
+use std::future::pending;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
 use super::inspection::Told;
+use super::triggers::{Fill, Leader};
 use super::wal::Log;
 use super::{Capture, Error, Options, inspect};
 use crate::postgres::Connection;
@@ -19,6 +21,7 @@ pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 pub(super) struct Lookout<'a> {
     pub(super) options: &'a Options,
     pub(super) connection: Connection,
+    pub(super) leader: &'a mut Option<Leader>,
     pub(super) told: &'a mut Told,
     /// As the session found them.
     pub(super) parts: BTreeSet<Box<str>>,
@@ -28,6 +31,9 @@ pub(super) struct Lookout<'a> {
 /// What the database keeps for us until it is delivered.
 pub(super) enum Backlog {
     Log(Log),
+    Outbox(Fill),
+    /// Nobody waits for us.
+    Nothing,
 }
 
 impl Lookout<'_> {
@@ -42,6 +48,7 @@ impl Lookout<'_> {
                 // A server that shuts down tells here at once, and waits for the
                 // stream to be closed.
                 error = self.connection.end.closed() => return Error::Disconnected(error),
+                error = lost(self.leader) => return Error::Disconnected(error),
                 () = sleep_until(inspect_at.min(weigh_at)) => {}
             }
             if weigh_at <= Instant::now() {
@@ -60,7 +67,7 @@ impl Lookout<'_> {
     }
 
     async fn inspect(&mut self) -> Result<(), Error> {
-        let mut inspection = inspect(&self.connection.client, self.options).await?;
+        let mut inspection = inspect(&self.connection, self.options).await?;
         inspection.go_on_without_lookups();
         inspection.accept()?;
         self.told.warn(&inspection);
@@ -69,12 +76,22 @@ impl Lookout<'_> {
             (false, Capture::Wal(_)) => {
                 Err(Error::PublicationAltered(self.options.database.publication.clone()))
             }
+            (false, Capture::Triggers(_)) => Err(Error::TriggersAltered),
         }
     }
 
     async fn weigh(&mut self) -> Result<(), Error> {
         match &mut self.backlog {
             Backlog::Log(log) => log.weigh(&self.connection.client).await,
+            Backlog::Outbox(fill) => fill.weigh(&self.connection).await,
+            Backlog::Nothing => Ok(()),
         }
+    }
+}
+
+async fn lost(leader: &mut Option<Leader>) -> Option<tokio_postgres::Error> {
+    match leader {
+        Some(leader) => leader.lost().await,
+        None => pending().await,
     }
 }

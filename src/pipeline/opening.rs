@@ -28,11 +28,15 @@ impl Pipeline<'_> {
         let options = self.options;
         match &options.capture {
             Capture::Wal(wal) => self.open_wal(wal).await,
+            Capture::Triggers(triggers) => {
+                let open = self.open_triggers(triggers).await?;
+                Ok(Opened::Streaming(Box::new(open)))
+            }
         }
     }
 
     pub(super) async fn look(&self, connection: &Connection) -> Result<Inspection, Error> {
-        let mut inspection = inspect(&connection.client, self.options).await?;
+        let mut inspection = inspect(connection, self.options).await?;
         if self.has_streamed {
             inspection.go_on_without_lookups();
         }

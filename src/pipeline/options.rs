@@ -4,6 +4,7 @@ use std::time::Duration;
 use crate::config::OnSlotLoss;
 use crate::postgres::{self, SlotName};
 use crate::route::Rules;
+use crate::source::triggers::Reads;
 use crate::state::StateFile;
 
 pub struct Options {
@@ -23,6 +24,7 @@ pub struct Options {
 /// How committed changes are learned of.
 pub enum Capture {
     Wal(Wal),
+    Triggers(Triggers),
 }
 
 pub struct Wal {
@@ -37,6 +39,13 @@ pub struct Wal {
     pub failover: bool,
 }
 
+pub struct Triggers {
+    /// Whether it empties the outbox, or looks on.
+    pub reads: Reads,
+    /// How many rows the outbox may hold, before changes are passed over.
+    pub max_rows: u64,
+}
+
 pub enum Slot {
     /// The one that `setup` made.
     Configured(SlotName),
@@ -48,6 +57,16 @@ impl Slot {
     pub(super) fn name(&self) -> &SlotName {
         match self {
             Slot::Configured(slot) | Slot::Temporary(slot) => slot,
+        }
+    }
+}
+
+impl Capture {
+    /// Whether what is committed between two sessions is kept for the next one.
+    pub(super) fn keeps(&self) -> bool {
+        match self {
+            Capture::Wal(wal) => matches!(wal.slot, Slot::Configured(_)),
+            Capture::Triggers(triggers) => triggers.reads == Reads::Drain,
         }
     }
 }

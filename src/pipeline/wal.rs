@@ -119,6 +119,7 @@ impl Pipeline<'_> {
         Ok(Opened::Streaming(Box::new(Open {
             session: session.into(),
             connection,
+            leader: None,
             routing,
             state,
             owed,

@@ -1,11 +1,12 @@
 use tokio::sync::{mpsc, watch};
 
-use super::wal;
+use super::{triggers, wal};
 use crate::change::{Batch, Position};
 
 /// One connection's changes, of whichever source.
 pub enum Session {
     Wal(Box<wal::Session>),
+    Triggers(Box<triggers::Session>),
 }
 
 impl From<wal::Session> for Session {
@@ -14,11 +15,19 @@ impl From<wal::Session> for Session {
     }
 }
 
+impl From<triggers::Session> for Session {
+    fn from(session: triggers::Session) -> Session {
+        Session::Triggers(Box::new(session))
+    }
+}
+
 /// What ended a session before its time, or kept it from beginning.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     Wal(#[from] wal::Error),
+    #[error(transparent)]
+    Triggers(#[from] triggers::Error),
 }
 
 impl Session {
@@ -39,6 +48,7 @@ impl Session {
     ) -> Result<(), Error> {
         match self {
             Session::Wal(session) => Ok(session.run(changes, confirmed, stop).await?),
+            Session::Triggers(session) => Ok(session.run(changes, confirmed, stop).await?),
         }
     }
 }
@@ -48,6 +58,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Wal(error) => error.hint(),
+            Error::Triggers(error) => error.hint(),
         }
     }
 
@@ -55,6 +66,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Wal(error) => error.is_transient(),
+            Error::Triggers(error) => error.is_transient(),
         }
     }
 }

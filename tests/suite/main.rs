@@ -27,6 +27,7 @@ mod parents;
 mod presets;
 mod promotion;
 mod readme;
+mod run_triggers;
 mod setup;
 mod setup_command;
 mod setup_triggers;

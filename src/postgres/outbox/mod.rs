@@ -179,18 +179,17 @@ fn is_capture(function: &str) -> bool {
 pub async fn read(client: &Client) -> Result<Option<Outbox>, Error> {
     let names: Vec<&str> = OBJECTS.to_vec();
     let named: [(&(dyn ToSql + Sync), Type); 1] = [(&names, Type::TEXT_ARRAY)];
-    let locked: [(&(dyn ToSql + Sync), Type); 1] = [(&LOCK, Type::INT8)];
     let (objects, triggers, functions, drained_by) = tokio::try_join!(
         client.query_typed(READ_OBJECTS, &named),
         client.query_typed(READ_TRIGGERS, &[]),
         client.query_typed(READ_FUNCTIONS, &[]),
-        client.query_typed(READ_HOLDER, &locked),
+        drained_by(client),
     )?;
     let mut outbox = Outbox {
         objects: objects.iter().map(object).collect::<Result<_, Error>>()?,
         triggers: triggers.iter().map(trigger).collect::<Result<_, Error>>()?,
         functions: functions.iter().map(function).collect::<Result<_, Error>>()?,
-        drained_by: drained_by.first().map(backend).transpose()?,
+        drained_by,
         ..Outbox::default()
     };
     if outbox.objects.is_empty() && outbox.triggers.is_empty() && outbox.functions.is_empty() {
@@ -209,6 +208,12 @@ pub async fn read(client: &Client) -> Result<Option<Outbox>, Error> {
         }
     }
     Ok(Some(outbox))
+}
+
+/// Who has the lock of whoever drains the outbox.
+pub async fn drained_by(client: &Client) -> Result<Option<Backend>, Error> {
+    let locked: [(&(dyn ToSql + Sync), Type); 1] = [(&LOCK, Type::INT8)];
+    client.query_typed(READ_HOLDER, &locked).await?.first().map(backend).transpose()
 }
 
 /// Whether the session's role may make objects in schema `rowcast`.

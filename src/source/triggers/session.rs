@@ -55,6 +55,13 @@ pub struct Delivered {
     pub position: Position,
 }
 
+impl Delivered {
+    /// The number of the session that made the position.
+    pub fn session_of(position: Position) -> u64 {
+        position.value() >> Ledger::SESSION_SHIFT
+    }
+}
+
 /// One connection's reading of the outbox, from its first snapshot on.
 ///
 /// It confirms only positions that it handed on itself.
