@@ -11,6 +11,7 @@ mod locate;
 mod report;
 mod run;
 mod secret_file;
+mod unused;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -99,7 +100,8 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded,
         unreachable!("a section is only missing after a problem");
     };
     let config = Config { database, pusher, limits, run, broadcast, rule };
-    let warnings = readable_secrets(&source, &outline).into_iter().collect();
+    let mut warnings = unused::unused(&source, &outline, config.database.capture);
+    warnings.extend(readable_secrets(&source, &outline));
     Ok(Loaded { config, warnings, source, outline })
 }
 
