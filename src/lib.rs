@@ -18,7 +18,8 @@
 //!
 //! - [`change`]: a batch of row changes over one block of bytes, and positions.
 //! - [`source`]: where changes come from. [`source::wal`] streams logical
-//!   replication.
+//!   replication; [`source::triggers`] reads and empties a table that triggers
+//!   write to.
 //! - [`lookup`]: rows of other tables that rules read columns of, kept right by
 //!   the changes themselves.
 //! - [`route`]: rules; a change in, notifications out. Pure.
@@ -28,7 +29,7 @@
 //! - [`deliver`]: lanes, requests, retries; what is refused for good is written
 //!   to a file.
 //! - [`acknowledge`]: the frontier, which says what may be confirmed. Pure.
-//! - [`state`]: what outlives the process: how far a slot was confirmed, and the
+//! - [`state`]: what outlives the process: how far changes were delivered, and the
 //!   resyncs that are owed.
 //! - [`postgres`]: ordinary Postgres: connecting, and what setup makes and
 //!   checks.
@@ -56,8 +57,9 @@
 //! 6. Memory is bounded by configuration: by what queues hold and what may be
 //!    pending, not by transactions, rows or outages. At the bound, rules collapse
 //!    to resyncs, never to silence.
-//! 7. A position is on disk before it is confirmed. A slot that is found past it
-//!    has a gap, for which every rule owes a resync until that was accepted.
+//! 7. A position is on disk before it is confirmed. A slot, or an outbox, that is
+//!    found past it has a gap, for which every rule owes a resync until that was
+//!    accepted.
 //! 8. A change is folded only into what is unsent: a notification that deliver
 //!    has taken is frozen, and a later change is told after it.
 

@@ -7,8 +7,12 @@
 //!     └──────── Position ◀── Keeper ◀── Progress ◀─────┘
 //! ```
 //!
-//! `routing` hands on only what other sessions see: it asks the server meanwhile.
-//! What its rules read in other tables it asks for once that is so.
+//! What differs by where changes come from is in `wal` and in `triggers`: how a
+//! session begins, how much may wait for us in the database, and who else might
+//! read it. All else is the same for both.
+//!
+//! `routing` hands on only what other sessions see: of the log, it asks the server
+//! meanwhile. What its rules read in other tables it asks for once that is so.
 //!
 //! A session goes on where the one before ended, or else every page is told to
 //! fetch again: `continuity` says which. The keeper writes down how far it was,
@@ -18,7 +22,7 @@
 //! stops reading and drops its end; each stage finishes what it holds and drops
 //! its own; when `Deliver` is done, the keeper writes the last position, the
 //! session confirms it and closes. Where the connection broke, what was not
-//! delivered is forgotten: the server sends it again.
+//! delivered is forgotten: it comes again.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -67,8 +71,6 @@ const INSPECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// A Postgres that shuts down waits for us until we are gone; and a session that
 /// cannot go on is not left waiting for a slow endpoint.
 const SERVER_SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
-/// For the last confirmation, and the closing of the connection.
-const CLOSE_GRACE: Duration = Duration::from_secs(3);
 /// The longest wait between attempts to connect: a page is stale for so long
 /// after Postgres is back.
 const RECONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -355,7 +357,7 @@ impl Pipeline<'_> {
         drop(stop_tx);
         let source_ended = match source_ended {
             Some(ended) => ended,
-            None => match timeout(CLOSE_GRACE, &mut source).await {
+            None => match timeout(self.options.capture.close_grace(), &mut source).await {
                 Ok(ended) => result_of(ended),
                 Err(_) => {
                     source.abort();

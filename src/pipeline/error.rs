@@ -41,10 +41,10 @@ pub enum Error {
     #[error(transparent)]
     State(#[from] StateError),
     #[error(
-        "the database belongs to system {found}, and slot {slot} was read from system {recorded} \
-         until now: it is another cluster, not a copy"
+        "the database belongs to system {found}, and changes were read from system {recorded} until \
+         now: it is another cluster, not a copy"
     )]
-    OtherSystem { recorded: Box<str>, found: Box<str>, slot: SlotName, state: PathBuf },
+    OtherSystem { recorded: Box<str>, found: Box<str>, state: PathBuf },
     /// And on_slot_loss says to stop.
     #[error("{0}\n\nerror: changes are lost with the slot, and on_slot_loss is \"stop\"")]
     SlotLost(Refused),
@@ -154,10 +154,10 @@ impl Error {
             Error::Source(error) => error.hint(),
             Error::Refused(refused) => refused.hint(),
             Error::Renamed(renamed) => Some(renamed.hint()),
-            Error::OtherSystem { slot, state, .. } => Some(format!(
+            Error::OtherSystem { state, .. } => Some(format!(
                 "check [database] url; if the change is meant, or two databases share a state \
-                 folder and the slot's name {slot}: another [run] state_dir or [database] slot, \
-                 or remove {}, and pages are told to fetch again",
+                 folder and the slot's name: another [run] state_dir or [database] slot, or remove \
+                 {}, and pages are told to fetch again",
                 state.display()
             )),
             Error::SlotLost(_) => Some(

@@ -99,7 +99,6 @@ impl Pipeline<'_> {
             (Some(state), Some(file)) if *state.system != *system => Err(Error::OtherSystem {
                 recorded: state.system.clone(),
                 found: system.into(),
-                slot: self.options.database.slot.clone(),
                 state: file.path().to_owned(),
             }),
             _ => Ok(()),

@@ -222,6 +222,31 @@ fn a_secret_in_a_file_that_everyone_can_read_is_warned_of() {
 }
 
 #[test]
+fn an_option_that_the_capture_does_not_take_is_warned_of_where_it_stands() {
+    let options = |options: &[&str]| {
+        let folder = tempfile::tempdir().expect("a folder for the file");
+        let path = folder.path().join("rowcast.toml");
+        let text = options.iter().fold(EXAMPLE.to_owned(), |text, option| {
+            let (name, _) = option.split_once(" = ").expect("an option has a value");
+            let line = text.lines().find(|line| line.starts_with(&format!("# {name} = ")));
+            text.replace(line.expect("the example has every option"), option)
+        });
+        std::fs::write(&path, text).expect("the folder is ours");
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("the file is ours");
+        rowcast::config::load(&path, &example_env).expect("the example is right").warnings
+    };
+    let [wake] = &options(&["wake = 'poll'"])[..] else { panic!("one warning") };
+    assert!(wake.ends_with("database.wake means nothing with capture = \"wal\""), "{wake}");
+    let warnings = options(&["capture = 'triggers'", "takeover = true", "wake = 'poll'"]);
+    let [takeover] = &warnings[..] else { panic!("{warnings:?}") };
+    assert!(takeover.contains("rowcast.toml:"), "{takeover}");
+    assert!(
+        takeover.contains("run.takeover means nothing with capture = \"triggers\""),
+        "{takeover}"
+    );
+}
+
+#[test]
 fn a_secret_may_stand_in_a_file_of_its_own() {
     let folder = tempfile::tempdir().expect("a folder for the file");
     let path = folder.path().join("secret");

@@ -1,6 +1,7 @@
 //! `rowcast run` and `rowcast tail` with capture = "triggers", by a role that may log in and nothing else.
 
 mod loss;
+mod promotion;
 mod several;
 
 use std::sync::Arc;
