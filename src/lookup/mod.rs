@@ -37,7 +37,7 @@ use table::Table;
 
 use crate::chain;
 use crate::change::{Batch, Lookup, LookupId, ParentKey, Parents, Relation, ReplicaIdentity};
-use crate::postgres::Dsn;
+use crate::postgres::{Dsn, Tenure};
 
 /// In one query.
 const MAX_KEYS: usize = 1000;
@@ -50,6 +50,7 @@ const MAX_ROW_BYTES: usize = 1 << 20;
 /// The stage between the source and the rules.
 pub struct Lookups {
     dsn: Dsn,
+    tenure: Tenure,
     /// `None` before the first question, and after a failure.
     session: Option<Session>,
     cache: Cache,
@@ -71,11 +72,12 @@ pub struct Counts {
 
 impl Lookups {
     /// With the server that streams, which is connected to when the first row is
-    /// asked for.
-    pub fn new(dsn: Dsn, lookups: &[Lookup], catalog: &[Relation]) -> Lookups {
+    /// asked for, by a session that is ours for `tenure`.
+    pub fn new(dsn: Dsn, tenure: Tenure, lookups: &[Lookup], catalog: &[Relation]) -> Lookups {
         let tables = lookups.iter().map(|lookup| table_of(lookup, catalog)).collect();
         Lookups {
             dsn,
+            tenure,
             session: None,
             cache: Cache::new(tables),
             link: Patience::new(),
@@ -159,7 +161,7 @@ impl Lookups {
     async fn ask(&mut self, id: LookupId, keys: &[&str]) -> Result<Vec<Answer>, Failure> {
         let session = match &mut self.session {
             Some(session) => session,
-            none => none.insert(Session::open(&self.dsn).await?),
+            none => none.insert(Session::open(&self.dsn, self.tenure).await?),
         };
         let key_type = session.prepare(id, self.cache.table(id)).await?;
         self.cache.set_key_type(id, key_type);

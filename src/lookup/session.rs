@@ -19,7 +19,10 @@ use super::cache::Answer;
 use super::key::KeyType;
 use super::table::Table;
 use crate::change::{LookupId, Parent, ParentRow};
-use crate::postgres::{self, APPLICATION_NAME, ConnectError, Connection, Dsn, quote_identifier};
+use crate::postgres::{
+    self, APPLICATION_NAME, ConnectError, Connection, Dsn, Mode, Tenure, quote_identifier,
+    transaction,
+};
 
 /// The server gives up by itself: who does not even say so is gone.
 const ANSWER_WITHIN: Duration = Duration::from_secs(6);
@@ -27,6 +30,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(6);
 /// there.
 const SETTINGS: &str = "SET statement_timeout = '5s'; SET row_security = off; \
                         SET default_transaction_read_only = on";
+/// The same for a transaction that only reads.
+const LOCAL_SETTINGS: &str = "SET LOCAL statement_timeout = '5s'; SET LOCAL row_security = off";
 /// The table of this OID, quoted, and whether its rows are in partitions; its
 /// column of that name, and what type that has: without its domain and modifier,
 /// since a cast to varchar(3) would cut the key. And the operator that its indexes
@@ -67,9 +72,17 @@ const MAX_STORED_BYTES: usize = 4 * MAX_ROW_BYTES;
 /// A session with the server that streams.
 pub(super) struct Session {
     client: Client,
-    statements: HashMap<LookupId, (Statement, KeyType)>,
+    tenure: Tenure,
+    questions: HashMap<LookupId, (Question, KeyType)>,
     /// Of whose rows one was too large, which was told.
     with_large_rows: HashSet<LookupId>,
+}
+
+/// About the rows of a table.
+enum Question {
+    Prepared(Statement),
+    /// Where a statement that is prepared would be another's afterwards.
+    Sql(String),
 }
 
 /// Why nothing could be looked up.
@@ -100,15 +113,18 @@ impl Failure {
 }
 
 impl Session {
-    pub(super) async fn open(dsn: &Dsn) -> Result<Session, Failure> {
-        let Connection { client, .. } = postgres::connect(dsn, APPLICATION_NAME).await?;
-        in_time(client.batch_execute(SETTINGS)).await?;
-        Ok(Session { client, statements: HashMap::new(), with_large_rows: HashSet::new() })
+    pub(super) async fn open(dsn: &Dsn, tenure: Tenure) -> Result<Session, Failure> {
+        let connected = postgres::connect_as(dsn, APPLICATION_NAME, tenure).await;
+        let Connection { client, .. } = connected?;
+        if tenure == Tenure::Session {
+            in_time(client.batch_execute(SETTINGS)).await?;
+        }
+        Ok(Session { client, tenure, questions: HashMap::new(), with_large_rows: HashSet::new() })
     }
 
     /// The table is another one now.
     pub(super) fn forget(&mut self, id: LookupId) {
-        self.statements.remove(&id);
+        self.questions.remove(&id);
     }
 
     pub(super) async fn prepare(
@@ -116,12 +132,14 @@ impl Session {
         id: LookupId,
         table: &Table,
     ) -> Result<KeyType, Failure> {
-        if let Some((_, key_type)) = self.statements.get(&id) {
+        if let Some((_, key_type)) = self.questions.get(&id) {
             return Ok(*key_type);
         }
         let by = table.by().ok_or(Failure::NoColumn)?;
-        let described: [&(dyn ToSql + Sync); 2] = [&table.relation.oid, &by];
-        let row = in_time(self.client.query_opt(DESCRIPTION, &described)).await?;
+        let described: [(&(dyn ToSql + Sync), Type); 2] =
+            [(&table.relation.oid, Type::OID), (&by, Type::TEXT)];
+        let row = async { Ok(self.client.query_typed_opt(DESCRIPTION, &described).await?) };
+        let row = in_time(self.with_settings(row)).await?;
         let row = row.ok_or(Failure::NoColumn)?;
         let key_type =
             KeyType::new(row.try_get("base")?, row.try_get("enum")?, row.try_get("deterministic")?);
@@ -131,8 +149,11 @@ impl Session {
         };
         let key = Column { name: by, base: row.try_get("type")?, equals: row.try_get("equals")? };
         let sql = question_of(table, &key, &format!("{only}{name}"));
-        let statement = in_time(self.client.prepare(&sql)).await?;
-        self.statements.insert(id, (statement, key_type));
+        let question = match self.tenure {
+            Tenure::Session => Question::Prepared(in_time(self.client.prepare(&sql)).await?),
+            Tenure::Transaction => Question::Sql(sql),
+        };
+        self.questions.insert(id, (question, key_type));
         Ok(key_type)
     }
 
@@ -148,7 +169,7 @@ impl Session {
         budget: &mut usize,
         queries: &mut u64,
     ) -> Result<Vec<Answer>, Failure> {
-        let (statement, key_type) = &self.statements[&id];
+        let (question, key_type) = &self.questions[&id];
         let mut answers = vec![Answer::Unknown; keys.len()];
         let is_refused = |key: &str| key_type.refuses(key);
         let mut asked: Vec<usize> = (0..keys.len()).collect();
@@ -164,8 +185,9 @@ impl Session {
                 continue;
             }
             *queries += 1;
-            let asked = self.ask(statement, table, keys, part, &mut answers, budget);
-            match timeout(ANSWER_WITHIN, asked).await.map_err(|_| Failure::Unanswered)? {
+            let asked = self.ask(question, table, keys, part, &mut answers, budget);
+            let asked = timeout(ANSWER_WITHIN, self.with_settings(asked));
+            match asked.await.map_err(|_| Failure::Unanswered)? {
                 Ok(()) => {}
                 Err(Failure::Query(error)) if is_refusal(&error) => match part {
                     [at] => answers[*at] = Answer::Refused,
@@ -184,9 +206,22 @@ impl Session {
         Ok(answers)
     }
 
+    /// Runs `work`, which asks what is in the tables.
+    async fn with_settings<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        match self.tenure {
+            Tenure::Session => work.await,
+            Tenure::Transaction => {
+                transaction(&self.client, Mode::ReadOnly, LOCAL_SETTINGS, work).await
+            }
+        }
+    }
+
     async fn ask(
         &self,
-        statement: &Statement,
+        question: &Question,
         table: &Table,
         keys: &[&str],
         part: &[usize],
@@ -194,8 +229,14 @@ impl Session {
         budget: &mut usize,
     ) -> Result<(), Failure> {
         let asked: Vec<&str> = part.iter().map(|at| keys[*at]).collect();
-        let parameters: [&(dyn ToSql + Sync); 1] = [&asked];
-        let mut rows = pin!(self.client.query_raw(statement, parameters).await?);
+        let keys: &(dyn ToSql + Sync) = &asked;
+        let rows = match question {
+            Question::Prepared(statement) => self.client.query_raw(statement, [keys]).await?,
+            Question::Sql(sql) => {
+                self.client.query_typed_raw(sql, [(keys, Type::TEXT_ARRAY)]).await?
+            }
+        };
+        let mut rows = pin!(rows);
         while let Some(row) = poll_fn(|context| rows.as_mut().poll_next(context)).await {
             let row = row?;
             let place = usize::try_from(row.try_get::<_, i64>(0)? - 1).unwrap_or(usize::MAX);
@@ -279,8 +320,9 @@ fn is_refusal(error: &tokio_postgres::Error) -> bool {
     error.code().is_some_and(|code| code.code().starts_with("22"))
 }
 
-async fn in_time<T>(
-    answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
-) -> Result<T, Failure> {
+async fn in_time<T, E>(answer: impl Future<Output = Result<T, E>>) -> Result<T, Failure>
+where
+    Failure: From<E>,
+{
     Ok(timeout(ANSWER_WITHIN, answer).await.map_err(|_| Failure::Unanswered)??)
 }

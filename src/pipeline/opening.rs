@@ -51,9 +51,10 @@ impl Pipeline<'_> {
         visible: Option<Visible>,
     ) -> Routing {
         let rules = &self.options.rules;
+        let tenure = self.options.database.tenure();
         let mut router = Router::new(rules.clone());
         router.learn(relations);
-        let lookups = Lookups::new(dsn.clone(), rules.lookups(), relations);
+        let lookups = Lookups::new(dsn.clone(), tenure, rules.lookups(), relations);
         Routing { router, visible, lookups, unsent: Unsent::default() }
     }
 

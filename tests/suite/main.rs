@@ -24,6 +24,7 @@ mod main_job;
 mod memory;
 mod network;
 mod parents;
+mod pooler;
 mod presets;
 mod promotion;
 mod readme;

@@ -12,6 +12,7 @@ pub mod endpoint;
 mod http;
 pub mod lines;
 pub mod node;
+pub mod pgbouncer;
 pub mod process;
 pub mod proxy;
 pub mod psql;

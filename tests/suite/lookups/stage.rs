@@ -6,7 +6,7 @@ use rowcast::{
     change::{Kind, Lookup, LookupId, Parent, ParentKey, TableName},
     lookup::Lookups,
     postgres::{
-        catalog,
+        Tenure, catalog,
         checks::Finding,
         reading::{self, Access, Reading},
         statement::Statement,
@@ -46,7 +46,7 @@ async fn open(database: &Database, lookup: Lookup) -> Lookups {
 async fn open_at(url: &str, database: &Database, lookup: Lookup) -> Lookups {
     let catalog = catalog::relations(&database.client().await).await.expect("it can be read");
     let dsn = url.parse().expect("the harness makes URLs");
-    Lookups::new(dsn, &[lookup], &catalog)
+    Lookups::new(dsn, Tenure::Session, &[lookup], &catalog)
 }
 
 /// What is known of each key once all are fetched: the values of its row, or why there is none.
