@@ -12,13 +12,16 @@ use crate::harness::{
     database::Database,
 };
 
+mod faults;
 mod rows;
+mod said;
 
 const OUTBOX: &str = include_str!("../../sql/outbox.sql");
+const FUNCTIONS: &str = include_str!("../../sql/outbox_functions.sql");
 
 /// A database whose tables are captured, as `rowcast setup` makes it.
 struct Captured {
-    _database: Database,
+    database: Database,
     /// What rowcast runs as.
     role: String,
     /// As a superuser.
@@ -28,16 +31,20 @@ struct Captured {
 impl Captured {
     /// Every table that `schema` makes and that has a primary key, with the columns that are not called `other`.
     async fn on(version: Version, schema: &str) -> Captured {
-        let database = Database::on(version).await;
+        Captured::in_database(Database::on(version).await, schema).await
+    }
+
+    async fn in_database(database: Database, schema: &str) -> Captured {
         let role = format!("rowcast_{}", database.name);
         let client = database.client().await;
         let all = format!(
             "create role {role}; {schema}; create schema rowcast authorization {role};
              grant usage on schema rowcast to public; set role {role}; {OUTBOX};
-             select setval('rowcast.gate', 2 * 1000000); reset role"
+             select setval('rowcast.gate', 2 * 1000000); reset role;
+             {FUNCTIONS}"
         );
         client.batch_execute(&all).await.expect("the superuser may");
-        let captured = Captured { _database: database, role, client };
+        let captured = Captured { database, role, client };
         captured.install().await;
         captured
     }
@@ -90,7 +97,8 @@ impl Captured {
     /// What was written since the last call, a line each, in order: `table op old -> new`.
     async fn written(&self) -> Vec<String> {
         let sql = "with gone as (delete from rowcast.outbox returning *)
-                   select s.relation::regclass || ' ', g.op::text, g.old::text, g.new::text
+                   select s.relation::regclass || ' ', g.op::text, g.old::text,
+                       case when g.shape is null then g.new[1] else g.new::text end
                    from gone g left join rowcast.shapes s on s.id = g.shape order by g.id";
         let rows = self.client.query(sql, &[]).await.expect("the outbox is there");
         let line = |row: &tokio_postgres::Row| {
@@ -103,6 +111,18 @@ impl Captured {
             line
         };
         rows.iter().map(line).collect()
+    }
+
+    /// The same where a statement writes its rows in any order.
+    async fn written_sorted(&self) -> Vec<String> {
+        let mut written = self.written().await;
+        written.sort();
+        written
+    }
+
+    /// Neither failed nor refused.
+    async fn wrote_everything(&self) {
+        assert_eq!((self.failures().await, self.refusals().await), (0, 0));
     }
 
     async fn last_value(&self, sequence: &str) -> i64 {

@@ -111,6 +111,7 @@ impl<'a> Capture<'a> {
     pub fn function(&self, operation: Operation) -> Function {
         let body = BODY
             .replace("{{changed}}", operation.changed())
+            .replace("{{shape}}", &self.shape.to_string())
             .replace("{{rows}}", &self.rows(operation));
         Function { name: self.function_name(operation), body, settings: self.settings() }
     }
@@ -134,27 +135,25 @@ impl<'a> Capture<'a> {
         Operation::ALL.map(make).join(";\n")
     }
 
-    /// The SELECT that gives shape, op, old and new.
+    /// What is selected: op, old and new, and from where.
     fn rows(&self, operation: Operation) -> String {
-        let shape = self.shape;
         match operation {
-            Operation::Insert => format!(
-                "        SELECT {shape}, 'i'::\"char\", NULL::text[], {} FROM new_rows r",
-                self.image()
-            ),
-            Operation::Delete => format!(
-                "        SELECT {shape}, 'd'::\"char\", {}, NULL::text[] FROM old_rows r",
-                self.image()
-            ),
-            Operation::Truncate => {
-                format!("        SELECT {shape}, 't'::\"char\", NULL::text[], NULL::text[]")
+            Operation::Insert => {
+                format!("'i'::\"char\", NULL::text[], {} FROM new_rows r", self.image())
             }
+            Operation::Delete => {
+                format!("'d'::\"char\", {}, NULL::text[] FROM old_rows r", self.image())
+            }
+            Operation::Truncate => "'t'::\"char\", NULL::text[], NULL::text[]".to_owned(),
             Operation::Update => self.pairs(),
         }
     }
 
     /// Old and new rows by the primary key. Not by their order, which shifts
     /// where a BEFORE trigger of a partition swallows a row that moves there.
+    ///
+    /// A FULL JOIN, which no nested loop can do: planned for the one row of a
+    /// session's first statement, it must do for the millions of a later one.
     fn pairs(&self) -> String {
         let key = &self.root.relation.primary_key;
         let side = |rows: &str| {
@@ -168,10 +167,9 @@ impl<'a> Capture<'a> {
         let same: Vec<String> =
             (0..key.len()).map(|place| format!("n.key_{place} = o.key_{place}")).collect();
         format!(
-            "        SELECT {shape}, CASE WHEN o.image IS NULL THEN 'i' \
-             WHEN n.image IS NULL THEN 'd' ELSE 'u' END::\"char\", o.image, n.image\n        \
-             FROM {old} o\n        FULL JOIN {new} n ON {same}",
-            shape = self.shape,
+            "CASE WHEN o.image IS NULL THEN 'i' WHEN n.image IS NULL THEN 'd' ELSE 'u' \
+             END::\"char\",\n            o.image, n.image\n        FROM {old} o\n        \
+             FULL JOIN {new} n ON {same}",
             old = side("old_rows"),
             new = side("new_rows"),
             same = same.join(" AND "),
