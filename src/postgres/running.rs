@@ -24,6 +24,12 @@ impl RunningTransactions {
     pub const UNKNOWN: RunningTransactions =
         RunningTransactions { xmin: 0, xmax: 0, running: Vec::new() };
 
+    #[cfg(test)]
+    pub(crate) fn of(xmax: u64, running: Vec<u64>) -> RunningTransactions {
+        let xmin = running.iter().copied().min().unwrap_or(xmax);
+        RunningTransactions { xmin, xmax, running }
+    }
+
     /// Whether the changes of `xid`, which has committed, are visible.
     pub fn shows(&self, xid: u32) -> bool {
         // The stream has only the lower half of a transaction's id. Postgres

@@ -321,3 +321,258 @@ async fn nothing_is_deleted_that_is_not_confirmed_and_then_it_comes_again() {
     .await;
     reading.end().await;
 }
+
+#[tokio::test]
+async fn what_could_not_be_written_is_told_again_when_who_may_have_failed_has_ended() {
+    let database = outbox(Version::DEFAULT).await;
+    let (writer, client) = (database.client().await, database.client().await);
+    writer.batch_execute("begin; select pg_current_xact_id()").await.unwrap();
+    let mut reading = Reading::of(&database).await;
+    writer.batch_execute("select nextval('rowcast.failures')").await.unwrap();
+    let batch = reading.batch().await;
+    assert_eq!(reading.words(&batch), ["missed everything Unrecorded", "|"]);
+    // Another one that ends, and may have failed as well.
+    client.batch_execute(&insert(1, "a")).await.unwrap();
+    let batch = reading.batch().await;
+    assert_eq!(reading.words(&batch), ["insert posts id ?→1 title ?→a", "|"]);
+    eventually(SOON, "delivered rows go", async || {
+        (number(&client, ROWS).await == 0).then_some(())
+    })
+    .await;
+    let recorded = "select failures from rowcast.reader";
+    assert_eq!(number(&client, recorded).await, 0, "it may be of who still runs");
+    writer.batch_execute("commit").await.unwrap();
+    let batch = reading.batch().await;
+    assert_eq!(reading.words(&batch), ["missed everything Unrecorded", "|"]);
+    eventually(SOON, "it is recorded", async || {
+        (number(&client, recorded).await == 1).then_some(())
+    })
+    .await;
+    reading.end().await;
+
+    // What was counted while nobody read is told at the start.
+    client.batch_execute("select nextval('rowcast.refusals')").await.unwrap();
+    let mut reading =
+        Reading::open(&database, |options| options.until = Until::FirstSnapshot).await;
+    let batch = reading.batch().await;
+    assert_eq!(reading.words(&batch), ["missed everything Full", "|"]);
+    reading.end().await;
+    assert_eq!(number(&client, "select refusals from rowcast.reader").await, 1);
+}
+
+#[tokio::test]
+async fn the_gate_closes_while_nothing_is_delivered_and_opens_with_delivery() {
+    let database = outbox(Version::DEFAULT).await;
+    let client = database.client().await;
+    let bulk = "insert into rowcast.outbox (shape, op, new)
+                select 1, 'i', array[i::text, 'x'] from generate_series(1, 900) i";
+    client.batch_execute(bulk).await.unwrap();
+    let mut reading = Reading::open(&database, |options| options.max_rows = 1000).await;
+    reading.confirms = false;
+    let last = reading.batch().await;
+    let room = "select (select last_value >> 1 from rowcast.gate)
+                     - (select last_value from rowcast.outbox_id)";
+    let until = async |enough: std::ops::RangeInclusive<i64>| {
+        eventually(SOON, "so much room", async || {
+            enough.contains(&number(&client, room).await).then_some(())
+        })
+        .await;
+    };
+    until(0..=100).await;
+    // What is written and not committed takes room too.
+    let writer = database.client().await;
+    writer.batch_execute(&format!("begin; {bulk}")).await.unwrap();
+    until(-1000..=-800).await;
+    writer.batch_execute("rollback").await.unwrap();
+    reading.confirms = true;
+    reading.words(&last);
+    until(900..=1000).await;
+    reading.end().await;
+}
+
+#[tokio::test]
+async fn who_only_looks_on_sees_what_comes_and_leaves_no_trace() {
+    let database = outbox(Version::DEFAULT).await;
+    let client = database.client().await;
+    client.batch_execute(&insert(1, "before")).await.unwrap();
+    let gate = "select last_value from rowcast.gate";
+    let before = number(&client, gate).await;
+    let mut reading = Reading::open(&database, |options| options.reads = Reads::Watch).await;
+    client.batch_execute(&insert(2, "after")).await.unwrap();
+    database.psql(DONE).await;
+    let lines = reading.until_done().await;
+    assert_eq!(lines, ["insert posts id ?→2 title ?→after", "|", "done", "|"]);
+    reading.end().await;
+    assert_eq!(number(&client, ROWS).await, 3);
+    assert_eq!(number(&client, "select session + position from rowcast.reader").await, 0);
+    assert_eq!(number(&client, gate).await, before);
+}
+
+#[tokio::test]
+async fn once_is_what_was_committed_before_and_ends_by_itself() {
+    let database = outbox(Version::DEFAULT).await;
+    let writer = database.client().await;
+    let bulk = "insert into rowcast.outbox (shape, op, new)
+                select 1, 'i', array[i::text, 'x'] from generate_series(1, 5000) i";
+    writer.batch_execute(bulk).await.unwrap();
+    writer.batch_execute(&format!("begin; {}", insert(1, "late"))).await.unwrap();
+    let mut reading =
+        Reading::open(&database, |options| options.until = Until::FirstSnapshot).await;
+    let mut count = 0;
+    while let Some(batch) = timeout(SOON, reading.changes.recv()).await.expect("it ends") {
+        count += reading.words(&batch).len();
+    }
+    assert_eq!(count, 5001);
+    reading.end().await;
+    writer.batch_execute("commit").await.unwrap();
+    assert_eq!(number(&writer, ROWS).await, 1);
+}
+
+on_every_version! {
+    async fn asleep_it_is_woken_by_a_notify_and_awake_by_none(version: Version) {
+        let database = outbox(version).await;
+        let client = database.client().await;
+        let mut reading = Reading::open(&database, |options| options.wake = Wake::Notify).await;
+        let wakes = "select last_value & 1 from rowcast.gate";
+        let sleeps = async || {
+            eventually(SOON, "it sleeps", async || {
+                (number(&client, wakes).await == 1).then_some(())
+            })
+            .await;
+        };
+        sleeps().await;
+        let mut soon = 0;
+        for id in 0..5 {
+            let began = std::time::Instant::now();
+            let sql = format!("begin; {} notify rowcast; commit", insert(id, "woken"));
+            client.batch_execute(&sql).await.unwrap();
+            let batch = reading.batch().await;
+            assert_eq!(reading.words(&batch).len(), 2);
+            soon += u32::from(began.elapsed() < Duration::from_millis(300));
+            sleeps().await;
+        }
+        assert!(soon >= 4, "woken in time {soon} of 5 times");
+        // Who did not know that it sleeps is heard all the same.
+        client.batch_execute(&insert(9, "silent")).await.unwrap();
+        let batch = reading.batch().await;
+        assert_eq!(reading.words(&batch), ["insert posts id ?→9 title ?→silent", "|"]);
+        reading.end().await;
+        assert_eq!(number(&client, wakes).await, 0, "nobody is there to be woken");
+    }
+}
+
+#[tokio::test]
+async fn shapes_and_columns_made_later_are_learned_when_they_come() {
+    let database = outbox(Version::DEFAULT).await;
+    let mut reading = Reading::of(&database).await;
+    database
+        .psql(
+            "alter table posts add column views int;
+             insert into rowcast.shapes (relation, columns)
+                 values ('posts'::regclass, '{id,gone,views}');
+             insert into rowcast.outbox (shape, op, new) values (3, 'i', '{1,x,5}');",
+        )
+        .await;
+    let batch = reading.batch().await;
+    assert_eq!(reading.words(&batch), ["insert posts id ?→1 views ?→5", "|"]);
+    database
+        .psql(
+            "alter table posts drop column title;
+             insert into rowcast.outbox (shape, op, new) values (1, 'i', '{2,x}');",
+        )
+        .await;
+    let batch = reading.batch().await;
+    assert_eq!(reading.words(&batch), ["insert posts id ?→2 title ?→x", "|"], "as it was known");
+    reading.end().await;
+
+    database.psql("insert into rowcast.outbox (shape, op, new) values (1, 'i', '{3,x}')").await;
+    let mut reading = Reading::of(&database).await;
+    let batch = reading.batch().await;
+    assert_eq!(reading.words(&batch), ["insert posts id ?→3", "|"]);
+    reading.end().await;
+}
+
+#[tokio::test]
+async fn an_outbox_that_is_gone_ends_the_session_with_what_to_do() {
+    let database = outbox(Version::DEFAULT).await;
+    let reading = Reading::of(&database).await;
+    database.psql("drop table rowcast.outbox").await;
+    let error = timeout(SOON, reading.session).await.expect("it ends").unwrap().unwrap_err();
+    assert!(matches!(error, Error::NotInstalled { .. }), "{error}");
+    assert!(error.hint().unwrap().contains("rowcast setup") && !error.is_transient());
+}
+
+#[tokio::test]
+async fn who_is_superseded_deletes_nothing_more() {
+    let database = outbox(Version::DEFAULT).await;
+    database.psql(&insert(1, "a")).await;
+    let mut reading = Reading::of(&database).await;
+    let batch = reading.batch().await;
+    database.psql("update rowcast.reader set session = session + 1").await;
+    reading.words(&batch);
+    let error = timeout(SOON, reading.session).await.expect("it ends").unwrap().unwrap_err();
+    assert!(matches!(error, Error::Superseded), "{error}");
+    assert_eq!(number(&database.client().await, ROWS).await, 1);
+}
+
+#[tokio::test]
+async fn while_nobody_takes_what_is_read_nothing_more_is_and_deletion_goes_on() {
+    let database = outbox(Version::DEFAULT).await;
+    let client = database.client().await;
+    client.batch_execute(&insert(0, "first")).await.unwrap();
+    let bulk = "insert into rowcast.outbox (shape, op, new)
+                select 1, 'i', array[i::text, 'x'] from generate_series(1, 20000) i";
+    client.batch_execute(bulk).await.unwrap();
+    let mut reading = Reading::of(&database).await;
+    let batch = reading.batch().await;
+    assert_eq!(reading.words(&batch), ["insert posts id ?→0 title ?→first", "|"]);
+    eventually(SOON, "what is delivered goes", async || {
+        (number(&client, ROWS).await == 20_000).then_some(())
+    })
+    .await;
+    let mut rows = 0;
+    while rows < 20_001 {
+        let batch = reading.batch().await;
+        rows += reading.words(&batch).len();
+    }
+    reading.end().await;
+    assert_eq!(number(&client, ROWS).await, 0);
+}
+
+on_every_version! {
+    async fn a_partition_without_triggers_is_told_of_until_it_has_them(version: Version) {
+        let database = outbox(version).await;
+        let triggers = |table: &str| {
+            let of = |name: &str| format!(
+                "create trigger rowcast_{name} after {name} on {table}
+                 for each statement execute function nothing();"
+            );
+            ["insert", "update", "delete", "truncate"].map(of).concat()
+        };
+        database
+            .psql(&format!(
+                "create table logs (id int primary key) partition by range (id);
+                 create table logs_1 partition of logs for values from (0) to (10);
+                 create function nothing() returns trigger language plpgsql as 'begin return null; end';
+                 insert into rowcast.shapes (relation, columns) values ('logs'::regclass, '{{id}}');
+                 {}",
+                triggers("logs"),
+            ))
+            .await;
+        let mut reading = Reading::open(&database, |options| {
+            options.inspect_every = Duration::from_millis(100);
+        })
+        .await;
+        for _ in 0..2 {
+            let batch = reading.batch().await;
+            assert_eq!(reading.words(&batch), ["missed logs Unrecorded", "|"]);
+        }
+        database.psql(&triggers("logs_1")).await;
+        eventually(SOON, "it is told no more", async || {
+            while reading.changes.try_recv().is_ok() {}
+            timeout(Duration::from_millis(500), reading.changes.recv()).await.is_err().then_some(())
+        })
+        .await;
+        reading.end().await;
+    }
+}

@@ -21,6 +21,8 @@ pub enum Error {
     NotPermitted { answer: ServerError },
     #[error("rowcast.reader has no row, so nothing says what was delivered")]
     NoReader,
+    #[error("another rowcast reads the outbox now, or it was made anew")]
+    Superseded,
     #[error("the outbox has columns of other types than rowcast setup makes")]
     Unreadable(#[source] tokio_postgres::Error),
     #[error("the outbox cannot be read")]
@@ -59,14 +61,22 @@ impl Error {
                 "rowcast setup, which makes what is missing; every page is then told to fetch again"
                     .to_owned(),
             ),
-            Error::Closed | Error::Lost(_) | Error::Unanswered(_) | Error::Refused(_) => None,
+            Error::Closed
+            | Error::Lost(_)
+            | Error::Unanswered(_)
+            | Error::Superseded
+            | Error::Refused(_) => None,
         }
     }
 
     /// Whether connecting again may help without anyone's doing.
     pub fn is_transient(&self) -> bool {
         match self {
-            Error::Closed | Error::Lost(_) | Error::Unanswered(_) | Error::Refused(_) => true,
+            Error::Closed
+            | Error::Lost(_)
+            | Error::Unanswered(_)
+            | Error::Superseded
+            | Error::Refused(_) => true,
             Error::NotInstalled { .. }
             | Error::NotPermitted { .. }
             | Error::NoReader

@@ -38,6 +38,8 @@ mod missing;
 mod outbox;
 mod room;
 mod rows;
+#[cfg(test)]
+mod schedules;
 mod session;
 mod shapes;
 mod sleep;

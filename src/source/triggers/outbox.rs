@@ -246,13 +246,17 @@ impl Outbox {
 
     /// Deletes the rows of these transactions, and records that everything is
     /// delivered that `reader` says. Returns an xid above all that were taken before.
+    ///
+    /// # Errors
+    /// [`Error::Superseded`], with nothing done, if another session has begun.
     pub(super) async fn delete(&self, xids: &[u64], reader: Reader) -> Result<u64, Error> {
         const SQL: &str = "\
-            WITH gone AS (DELETE FROM rowcast.outbox WHERE xid = ANY($1)), \
-            told AS ( \
+            WITH told AS ( \
                 UPDATE rowcast.reader SET position = $2, failures = $3, refusals = $4 \
-                WHERE session = $5 \
-            ) SELECT pg_current_xact_id()";
+                WHERE session = $5 RETURNING session \
+            ), gone AS ( \
+                DELETE FROM rowcast.outbox WHERE xid = ANY($1) AND EXISTS (SELECT FROM told) \
+            ) SELECT pg_current_xact_id() FROM told";
         let xids: Vec<Xid> = xids.iter().copied().map(Xid).collect();
         let Reader { session, position, failures, refusals } = reader;
         let (session, position) = (session.cast_signed(), position.value().cast_signed());
@@ -323,6 +327,7 @@ impl Outbox {
         Ok(fingerprint)
     }
 
+    /// Returns the xid that the statement selects.
     async fn write(&self, sql: &str, params: &[(&(dyn ToSql + Sync), Type)]) -> Result<u64, Error> {
         let mut fence = None;
         self.run(&lax(), sql, params, |row| {
@@ -330,7 +335,7 @@ impl Outbox {
             Ok(())
         })
         .await?;
-        Ok(fence.expect("it selects one row"))
+        fence.ok_or(Error::Superseded)
     }
 
     /// Runs one statement in a transaction of its own, all of it sent at once. Its

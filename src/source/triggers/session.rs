@@ -7,7 +7,7 @@ use tracing::{debug, warn};
 
 use super::backlog::{Backlog, Read};
 use super::error::Error;
-use super::ledger::Ledger;
+use super::ledger::{Due, Ledger};
 use super::missing::Missing;
 use super::outbox::{Outbox, Polled, Reader, Standing};
 use super::room::Room;
@@ -81,6 +81,8 @@ pub struct Session {
     since: RunningTransactions,
     last_id: i64,
     backlog: Option<Backlog>,
+    /// What is being deleted piece by piece, and up to which row it is.
+    deleting: Option<(Due, i64)>,
     /// The limit that triggers have been told.
     gate: Option<i64>,
     polls: u64,
@@ -130,6 +132,7 @@ impl Session {
             since,
             last_id: 0,
             backlog: None,
+            deleting: None,
             gate: None,
             polls: 0,
             bare: BTreeSet::new(),
@@ -181,7 +184,10 @@ impl Session {
             // one that is under way.
             let now = Instant::now();
             if ready.is_empty() {
-                if self.backlog.is_some() {
+                if inspect_at <= now {
+                    self.inspect(&mut ready).await?;
+                    inspect_at = Instant::now() + self.inspect_every;
+                } else if self.backlog.is_some() {
                     self.read_on(&mut ready).await?;
                 } else if self.has_read_enough() {
                     return Ok(());
@@ -189,23 +195,19 @@ impl Session {
                     self.poll(&mut ready).await?;
                 }
             }
-            if inspect_at <= now {
-                self.inspect(&mut ready).await?;
-                inspect_at = Instant::now() + self.inspect_every;
-            }
             self.delete_due(Some(Instant::now())).await?;
             self.tend_gate().await?;
 
-            let mut due_at = inspect_at;
-            if let Some(at) = self.ledger.due_at() {
-                due_at = due_at.min(at);
-            }
-            if ready.is_empty() {
-                due_at = match self.backlog.is_some() || self.has_read_enough() {
-                    true => now,
-                    false => due_at.min(self.sleep.next_poll()),
-                };
-            }
+            // While something waits to be taken, nothing more is read.
+            let read_at = match (ready.is_empty(), self.backlog.is_some()) {
+                (false, _) => None,
+                (true, false) if !self.has_read_enough() => {
+                    Some(self.sleep.next_poll().min(inspect_at))
+                }
+                (true, _) => Some(now),
+            };
+            let delete_at = self.deleting.as_ref().map(|_| now).or(self.ledger.due_at());
+            let due_at = [read_at, delete_at].into_iter().flatten().min();
             // Every arm is cancel-safe: a reservation that does not complete sends
             // nothing, and what woke us is only a reason to look.
             let notified = self.outbox.notified();
@@ -221,7 +223,7 @@ impl Session {
                 () = notified, if self.sleep.is_armed() && ready.is_empty() => {
                     self.sleep.poll_at(Instant::now());
                 }
-                () = sleep_until(due_at.into()) => {}
+                () = sleep_until(due_at.unwrap_or(now).into()), if due_at.is_some() => {}
             }
         }
     }
@@ -366,17 +368,24 @@ impl Session {
         self.room.fence(self.last_id, fence);
     }
 
-    /// Deletes the next that may be, and says whether there was anything.
+    /// Deletes the next that may be, a piece at a time so that polls do not wait for
+    /// long, and says whether there was anything.
     async fn delete_due(&mut self, now: Option<Instant>) -> Result<bool, Error> {
-        let Some(due) = self.ledger.take_due(now) else { return Ok(false) };
+        let (due, after) = match self.deleting.take() {
+            Some(deleting) => deleting,
+            None => match self.ledger.take_due(now) {
+                Some(due) => (due, i64::MIN),
+                None => return Ok(false),
+            },
+        };
         if !self.drains {
             return Ok(true);
         }
-        if let ([xid], true) = (&*due.xids, due.is_large()) {
-            let mut after = i64::MIN;
-            while let Some(last) = self.outbox.delete_piece(*xid, after).await? {
-                after = last;
-            }
+        if let ([xid], true) = (&*due.xids, due.is_large())
+            && let Some(last) = self.outbox.delete_piece(*xid, after).await?
+        {
+            self.deleting = Some((due, last));
+            return Ok(true);
         }
         let [failures, refusals] =
             self.missing.each_mut().map(|missing| missing.recorded_with(due.position));
