@@ -71,6 +71,10 @@ const INSPECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// A Postgres that shuts down waits for us until we are gone; and a session that
 /// cannot go on is not left waiting for a slow endpoint.
 const SERVER_SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+/// For the last confirmation, and the closing of the connection.
+const CLOSE_GRACE: Duration = Duration::from_secs(3);
+/// The same, where all that was delivered in the last seconds is deleted then.
+const DELETE_GRACE: Duration = Duration::from_secs(10);
 /// The longest wait between attempts to connect: a page is stale for so long
 /// after Postgres is back.
 const RECONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -355,9 +359,13 @@ impl Pipeline<'_> {
         // `progress_tx` is gone now, so the keeper writes the last position, and the
         // session confirms it and ends the stream; it reads no more if it still did.
         drop(stop_tx);
+        let close_grace = match (&self.options.capture, &failure) {
+            (Capture::Triggers(_), None) => DELETE_GRACE,
+            (Capture::Triggers(_), Some(_)) | (Capture::Wal(_), _) => CLOSE_GRACE,
+        };
         let source_ended = match source_ended {
             Some(ended) => ended,
-            None => match timeout(self.options.capture.close_grace(), &mut source).await {
+            None => match timeout(close_grace, &mut source).await {
                 Ok(ended) => result_of(ended),
                 Err(_) => {
                     source.abort();

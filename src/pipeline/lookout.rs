@@ -81,6 +81,9 @@ impl Lookout<'_> {
     }
 
     async fn weigh(&mut self) -> Result<(), Error> {
+        if let Some(leader) = self.leader {
+            leader.stay().await?;
+        }
         match &mut self.backlog {
             Backlog::Log(log) => log.weigh(&self.connection.client).await,
             Backlog::Outbox(fill) => fill.weigh(&self.connection).await,

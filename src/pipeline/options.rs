@@ -62,15 +62,6 @@ impl Slot {
 }
 
 impl Capture {
-    /// How long the last confirmation may take, and the closing of the connection.
-    pub(super) fn close_grace(&self) -> Duration {
-        match self {
-            Capture::Wal(_) => Duration::from_secs(3),
-            // Rows that were delivered in the last seconds are deleted then.
-            Capture::Triggers(_) => Duration::from_secs(10),
-        }
-    }
-
     /// Whether what is committed between two sessions is kept for the next one.
     pub(super) fn keeps(&self) -> bool {
         match self {

@@ -73,6 +73,15 @@ impl Leader {
         Ok((Leader { pid, lock }, has_waited))
     }
 
+    /// Keeps the connection of the lock from being idle for long: what is in between
+    /// may forget such a one, and nobody would be told when we end.
+    pub(in crate::pipeline) async fn stay(&self) -> Result<(), Error> {
+        match &self.lock {
+            Some(lock) => in_time(lock.client.batch_execute("")).await,
+            None => Ok(()),
+        }
+    }
+
     /// Waits until the lock is lost, and says why, the first time. Where the reading
     /// connection has it, that tells.
     pub(in crate::pipeline) async fn lost(&mut self) -> Option<tokio_postgres::Error> {

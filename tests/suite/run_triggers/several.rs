@@ -3,7 +3,12 @@
 use std::time::Duration;
 
 use super::{Scene, WAKES};
-use crate::harness::{cluster::Version, rowcast::Rowcast, wait::SOON};
+use crate::harness::{
+    cluster::Version,
+    proxy::{Proxy, Which},
+    rowcast::Rowcast,
+    wait::SOON,
+};
 
 #[tokio::test]
 async fn a_second_instance_waits_says_so_once_and_takes_over() {
@@ -27,6 +32,27 @@ async fn a_second_instance_waits_says_so_once_and_takes_over() {
         scene.stop(second).await;
     }
     assert_eq!(scene.reasons(), ["gap"], "they share what is recorded");
+}
+
+#[tokio::test]
+async fn what_is_left_of_ones_own_connection_that_was_cut_without_a_word_is_not_waited_for() {
+    let is_left = async |wake: &str| {
+        let scene = Scene::on(Version::DEFAULT).await.settled().await;
+        let port = scene.database.cluster.port();
+        let proxy = Proxy::to(([127, 0, 0, 1], port).into());
+        let config = scene.config.replace(&format!(":{port}/"), &format!(":{}/", proxy.port()));
+        scene.rowcast.configure(&config.replace("'notify'", &format!("'{wake}'")));
+        let run = scene.run().await;
+        proxy.stall(Which::All);
+        let words = "it is what is left of our own last connection";
+        run.stderr.wait_for(Duration::from_secs(45), words).await;
+        scene.insert(1).await;
+        scene.arrives(1).await;
+        proxy.resume();
+        scene.stop(run).await;
+        assert_eq!(scene.reasons(), ["gap"]);
+    };
+    tokio::join!(is_left("notify"), is_left("poll"));
 }
 
 #[tokio::test]
