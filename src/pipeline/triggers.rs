@@ -59,11 +59,13 @@ impl Pipeline<'_> {
             }
         };
         let relations = inspection.relations();
+        let rules = options.rules.clone();
         let session = Session::open(
             reading,
             triggers::Options {
                 wake: options.database.wake,
                 catalog: relations.clone(),
+                wanted: Box::new(move |relation| rules.wanted(relation)),
                 max_rows: triggers.max_rows,
                 inspect_every: options.inspect_every,
                 until: match options.once {

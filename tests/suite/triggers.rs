@@ -66,6 +66,7 @@ impl Reading {
         let mut options = Options {
             wake: Wake::Poll,
             catalog: catalog::relations(&connection.client).await.unwrap(),
+            wanted: Box::new(|_| Vec::new()),
             max_rows: 1_000_000,
             inspect_every: Duration::from_secs(60),
             until: Until::Stopped,

@@ -5,6 +5,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 use tracing::{debug, warn};
 
+use super::super::Wanted;
 use super::backlog::{Backlog, Read};
 use super::error::Error;
 use super::ledger::{Due, Ledger};
@@ -23,6 +24,7 @@ pub struct Options {
     pub wake: Wake,
     /// The tables as the catalog has them now.
     pub catalog: Vec<Relation>,
+    pub wanted: Wanted,
     /// Beyond so many rows, delivered or not, triggers write no more.
     pub max_rows: u64,
     /// How often it is looked whether the tables are still those that they were.
@@ -93,14 +95,14 @@ pub struct Session {
 impl Session {
     /// Takes the number of a new session. `connection` is used by nobody else.
     pub async fn open(connection: Connection, options: Options) -> Result<Session, Error> {
-        let Options { wake, catalog, max_rows, inspect_every, until, reads } = options;
+        let Options { wake, catalog, wanted, max_rows, inspect_every, until, reads } = options;
         let outbox = Outbox::new(connection);
         let drains = reads == Reads::Drain;
         let reader = match reads {
             Reads::Drain => outbox.take_number().await?,
             Reads::Watch => outbox.look_at_reader().await?,
         };
-        let mut shapes = Shapes::default();
+        let mut shapes = Shapes::new(wanted);
         let fingerprint = outbox.fingerprint().await?;
         shapes.learn(outbox.shapes().await?, catalog);
         let Reader { session, position, mut failures, mut refusals } = reader;

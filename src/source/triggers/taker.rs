@@ -14,7 +14,6 @@ use crate::change::{
 
 /// Turns rows of the outbox into batches, each transaction whole and followed by
 /// its position. Pure.
-#[derive(Debug)]
 pub(super) struct Taker {
     pub(super) shapes: Shapes,
     pub(super) passed_over: PassedOver,
@@ -90,6 +89,10 @@ impl Taker {
             debug!(shape = row.shape, "a change of a table that is not there any more");
             return;
         };
+        if shape.is_short && row.operation != b't' {
+            batch.missed(Some(relation.clone()), Missed::Unrecorded, transaction);
+            return;
+        }
         let width = relation.columns.len();
         let mut read = |array: &Option<Range<usize>>| match array {
             Some(array) => {

@@ -5,6 +5,7 @@ use bytes::{Buf, BytesMut};
 use postgres_protocol::message::backend::Message;
 use tracing::debug;
 
+use super::super::Wanted;
 use super::super::said::PassedOver;
 use super::decoder::{Decoder, DecoderError, Step};
 use super::feedback::Feedback;
@@ -16,9 +17,6 @@ use crate::postgres::ServerError;
 const READ: usize = 256 << 10;
 /// Columns in a batch, above which the rest of what was read waits its turn.
 const BATCH_FIELDS: usize = 8 << 10;
-
-/// Tells which columns of a table some rule names; asked for huge rows only.
-pub type Wanted = Box<dyn Fn(&Relation) -> Vec<bool> + Send + Sync>;
 
 /// What was read of the stream and is not yet decoded. Pure: the session reads
 /// and sends.

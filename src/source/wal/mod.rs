@@ -22,7 +22,7 @@ mod session;
 pub use decoder::DecoderError;
 pub use feedback::STATUS_INTERVAL;
 pub use frame::{FrameError, SkimError};
-pub use inbox::{InboxError, Wanted};
+pub use inbox::InboxError;
 pub use make_slot::{MakeSlotError, Maker};
 pub use pieces::read_pieces;
 pub use session::{Error, Options, Session, SlotChoice};

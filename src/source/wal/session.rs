@@ -11,10 +11,11 @@ use tokio::time::{sleep_until, timeout};
 use tokio_postgres::error::SqlState;
 use tracing::debug;
 
+use super::super::Wanted;
 use super::connection::{self, CopyBoth, Persistence, ReplicationConnection};
 use super::feedback::{Feedback, StatusUpdate};
 use super::frame;
-use super::inbox::{Inbox, InboxError, Next, Wanted};
+use super::inbox::{Inbox, InboxError, Next};
 use crate::change::{Batch, Lsn, Position, Relation, Timestamp};
 use crate::failpoint;
 use crate::postgres::{self, Dsn, PublicationName, ServerError, SlotName, Stream};
