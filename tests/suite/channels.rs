@@ -4,6 +4,7 @@ use rowcast::deliver::pusher::Server;
 use serde_json::{Value, json};
 
 use crate::harness::{
+    capture::{Capture, over_both},
     client::{EchoChannel, Heard, Listener},
     cluster::Version,
     database::Database,
@@ -31,14 +32,22 @@ fn sockudo_toml(sockudo: &Sockudo) -> String {
 
 /// Set up, and streaming.
 async fn run(database: &Database, pusher: &str, rules: &str) -> (Rowcast, Process) {
+    run_over(Capture::Wal, database, pusher, rules).await
+}
+
+async fn run_over(
+    capture: Capture,
+    database: &Database,
+    pusher: &str,
+    rules: &str,
+) -> (Rowcast, Process) {
     database.psql(POSTS).await;
     let config = format!(
         "{}{pusher}[limits]\nresync_spread = '0s'\n[run]\nstate_dir = 'state'\n{rules}",
-        database.toml()
+        database.toml_over(capture).await
     );
     let rowcast = Rowcast::new(&config);
-    let setup = rowcast.start(&["setup"]);
-    assert_eq!(setup.exit_code(SOON).await, 0, "{:?}", setup.stderr.all());
+    database.set_up(&rowcast, capture).await;
     let run = rowcast.start(&["run"]);
     run.stderr.wait_for(SOON, "streaming changes").await;
     (rowcast, run)
@@ -46,6 +55,10 @@ async fn run(database: &Database, pusher: &str, rules: &str) -> (Rowcast, Proces
 
 #[tokio::test]
 async fn pusher_js_and_echo_read_what_was_encrypted_and_resyncs_too() {
+    over_both(async |capture| pages_read_what_was_encrypted(capture).await).await;
+}
+
+async fn pages_read_what_was_encrypted(capture: Capture) {
     let database = Database::on(Version::V15).await;
     let sockudo = Sockudo::shared().await;
     let name = &database.name;
@@ -60,7 +73,7 @@ async fn pusher_js_and_echo_read_what_was_encrypted_and_resyncs_too() {
          event = 'PostChanged'\ndata = {{ action = '{{{{ action }}}}', title = '{{{{ title }}}}' }}\n\
          resync = {{ event = 'PostChanged', data = {{ action = 'resync', why = '{{{{ reason }}}}' }} }}\n"
     );
-    let (rowcast, _run) = run(&database, &sockudo_toml(sockudo), &rules).await;
+    let (rowcast, _run) = run_over(capture, &database, &sockudo_toml(sockudo), &rules).await;
 
     let hears = async |data: &Value| {
         for channel in [&one, &list, &plain] {

@@ -2,6 +2,7 @@
 //!
 //! `tests/contract` has the scenes. All of them are played to one rowcast over the log and to one over triggers.
 
+mod migrations;
 mod scene;
 mod stage;
 
@@ -9,14 +10,14 @@ use scene::Scene;
 use stage::Stage;
 
 use crate::harness::{
-    capture::Capture,
+    capture::over_both,
     cluster::{Version, on_every_version},
 };
 
 on_every_version! {
     async fn what_is_written_is_told_alike_over_both_captures(version: Version) {
         let scenes = Scene::all();
-        let play = async |capture| {
+        over_both(async |capture| {
             let mut stage = Stage::prepare(version, capture, &scenes).await;
             for scene in &scenes {
                 for step in &scene.steps {
@@ -24,7 +25,7 @@ on_every_version! {
                 }
             }
             stage.end().await;
-        };
-        play(Capture::Wal).await;
+        })
+        .await;
     }
 }

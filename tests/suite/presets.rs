@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::{
+    capture::{Capture, over_both},
     client::{EchoChannel, Heard, Listener},
     cluster::Version,
     database::Database,
@@ -13,7 +14,12 @@ use crate::harness::{
 };
 
 /// Set up, and streaming.
-async fn run(database: &Database, sockudo: &Sockudo, rules: &str) -> (Rowcast, Process) {
+async fn run(
+    database: &Database,
+    capture: Capture,
+    sockudo: &Sockudo,
+    rules: &str,
+) -> (Rowcast, Process) {
     let pusher = format!(
         "[pusher]\nurl = 'http://127.0.0.1:{}'\napp_id = '{}'\nkey = '{}'\nsecret = '{}'\nserver = 'sockudo'\n",
         sockudo.port,
@@ -21,10 +27,10 @@ async fn run(database: &Database, sockudo: &Sockudo, rules: &str) -> (Rowcast, P
         Sockudo::KEY,
         Sockudo::SECRET,
     );
-    let config = format!("{}{pusher}[run]\nstate_dir = 'state'\n{rules}", database.toml());
+    let database_toml = database.toml_over(capture).await;
+    let config = format!("{database_toml}{pusher}[run]\nstate_dir = 'state'\n{rules}");
     let rowcast = Rowcast::new(&config);
-    let setup = rowcast.start(&["setup"]);
-    assert_eq!(setup.exit_code(SOON).await, 0, "{:?}", setup.stderr.all());
+    database.set_up(&rowcast, capture).await;
     let run = rowcast.start(&["run"]);
     run.stderr.wait_for(SOON, "streaming changes").await;
     (rowcast, run)
@@ -36,6 +42,15 @@ const EVENTS: [&str; 5] =
 
 #[tokio::test]
 async fn pages_that_listen_to_a_model_hear_what_laravel_would_have_told_them() {
+    over_both(async |capture| pages_listen_to_a_model(capture).await).await;
+}
+
+async fn pages_listen_to_a_model(capture: Capture) {
+    // They share a server.
+    let id = match capture {
+        Capture::Wal => 4711,
+        Capture::Triggers => 4712,
+    };
     let database = Database::on(Version::V15).await;
     database
         .psql(
@@ -47,51 +62,51 @@ async fn pages_that_listen_to_a_model_hear_what_laravel_would_have_told_them() {
     let sockudo = Sockudo::shared().await;
     let echo = Listener::join(sockudo, &[]).await;
     for event in EVENTS {
-        echo.listen_by_echo(EchoChannel::Private, "App.Models.Post.4711", event).await;
+        echo.listen_by_echo(EchoChannel::Private, &format!("App.Models.Post.{id}"), event).await;
     }
     let rules =
         "[[rule]]\ntable = '*'\npreset = 'laravel-model'\ncolumns = ['title', 'published_at']\n";
-    let (_rowcast, _run) = run(&database, sockudo, rules).await;
+    let (_rowcast, _run) = run(&database, capture, sockudo, rules).await;
 
     let whole = |title: &str| {
         let model =
-            json!({ "id": 4711, "title": title, "published_at": "2026-11-20T21:34:00.000000Z" });
+            json!({ "id": id, "title": title, "published_at": "2026-11-20T21:34:00.000000Z" });
         json!({ "model": model, "connection": null, "queue": null, "afterCommit": false })
     };
     let steps: [(&str, &[&str], Value); 7] = [
         (
-            "insert into posts values (4711, 'a', 'x', '2026-11-20 21:34:00'), (1, 'b', null, null)",
+            "insert into posts values ($id, 'a', 'x', '2026-11-20 21:34:00'), (1, 'b', null, null)",
             &["PostCreated"],
             whole("a"),
         ),
         ("update posts set title = 'b'", &["PostUpdated"], whole("b")),
         (
-            "update posts set deleted_at = now() where id = 4711",
+            "update posts set deleted_at = now() where id = $id",
             &["PostTrashed", "PostDeleted"],
             whole("b"),
         ),
         (
-            "update posts set deleted_at = null where id = 4711",
+            "update posts set deleted_at = null where id = $id",
             &["PostUpdated", "PostRestored"],
             whole("b"),
         ),
         // A page that listens to one of them does not hear the others.
         (
-            "begin; update posts set title = 'c' where id = 4711; \
-             update posts set deleted_at = now() where id = 4711; commit",
+            "begin; update posts set title = 'c' where id = $id; \
+             update posts set deleted_at = now() where id = $id; commit",
             &["PostUpdated", "PostTrashed", "PostDeleted"],
             whole("c"),
         ),
-        ("delete from posts where id = 4711", &["PostDeleted"], whole("c")),
+        ("delete from posts where id = $id", &["PostDeleted"], whole("c")),
         (
-            "insert into posts values (4711, 'd', 'x', '2026-11-20 21:34:00')",
+            "insert into posts values ($id, 'd', 'x', '2026-11-20 21:34:00')",
             &["PostCreated"],
             whole("d"),
         ),
     ];
     let mut expected: Vec<(&str, Value)> = Vec::new();
     for (sql, events, data) in &steps {
-        database.psql(sql).await;
+        database.psql(&sql.replace("$id", &id.to_string())).await;
         expected.extend(events.iter().map(|event| (*event, data.clone())));
         let mut count = 0;
         let is_last = |_: &Heard| {
@@ -110,6 +125,10 @@ async fn pages_that_listen_to_a_model_hear_what_laravel_would_have_told_them() {
 
 #[tokio::test]
 async fn a_resource_is_told_row_by_row_and_as_one_list() {
+    over_both(async |capture| a_resource_is_told(capture).await).await;
+}
+
+async fn a_resource_is_told(capture: Capture) {
     let database = Database::on(Version::V15).await;
     let sockudo = Sockudo::shared().await;
     let name = &database.name;
@@ -117,7 +136,7 @@ async fn a_resource_is_told_row_by_row_and_as_one_list() {
     let (row, list) = (format!("private-{name}.7"), format!("private-{name}"));
     let page = Listener::join(sockudo, &[&row, &list]).await;
     let rules = format!("[[rule]]\ntable = '{name}'\nentity = 'post'\npreset = 'resource'\n");
-    let (_rowcast, _run) = run(&database, sockudo, &rules).await;
+    let (_rowcast, _run) = run(&database, capture, sockudo, &rules).await;
 
     database.psql(&format!("insert into {name} select i, 'a' from generate_series(1, 50) i")).await;
     let hears = async |channel: &String| {

@@ -35,6 +35,7 @@ mod backlog;
 mod error;
 mod ledger;
 mod missing;
+mod nested;
 mod outbox;
 mod room;
 mod rows;

@@ -6,6 +6,7 @@ use tracing::debug;
 
 use super::super::said::{PassedOver, Said, Unheard};
 use super::ledger::Ledger;
+use super::nested::unnest;
 use super::rows::{OutboxRow, Rows, Values};
 use super::shapes::Shapes;
 use crate::change::{
@@ -35,10 +36,11 @@ impl Taker {
     /// All rows of some transactions, in any order.
     pub(super) fn whole(&mut self, mut rows: Rows, ledger: &mut Ledger) -> Batch {
         in_order(&mut rows.rows);
-        let Rows { bytes, rows } = rows;
+        let Rows { bytes, mut rows } = rows;
         let mut batch = BatchBuilder::default();
-        for transaction in rows.chunk_by(|row, next| row.xid == next.xid) {
-            for row in transaction {
+        for transaction in rows.chunk_by_mut(|row, next| row.xid == next.xid) {
+            unnest(transaction, &bytes, &self.shapes);
+            for row in transaction.iter() {
                 self.take(row, &bytes, ledger.next(), &mut batch);
             }
             batch.context = None;
@@ -51,6 +53,7 @@ impl Taker {
     /// The next rows of one transaction, which goes on.
     pub(super) fn piece(&mut self, mut rows: Rows, ledger: &Ledger) -> Batch {
         rows.rows.sort_unstable_by_key(|row| row.id);
+        unnest(&mut rows.rows, &rows.bytes, &self.shapes);
         let mut batch = BatchBuilder::default();
         batch.context.clone_from(&self.context);
         for row in &rows.rows {

@@ -51,7 +51,7 @@ impl Stage {
             database.psql(&scene.schema).await;
         }
         let endpoint = Endpoint::start(Server::Any).await;
-        endpoint.occupy(["users.7", "events.us"]);
+        endpoint.occupy(["users.7", "events.us", "hosts.alpha"]);
         let rowcast = Rowcast::new(&configuration(&database, capture, &endpoint, scenes).await);
         database.set_up(&rowcast, capture).await;
         // The first start does not know what it has missed, and tells a resync of everything.

@@ -18,7 +18,6 @@ impl fmt::Display for Capture {
 }
 
 /// Makes the claim of each capture, side by side since most of a test is waiting. A failure says of which one it is.
-#[expect(dead_code, reason = "no test runs with triggers yet")]
 pub async fn over_both(claim: impl AsyncFn(Capture)) {
     tokio::join!(
         named(Capture::Wal, claim(Capture::Wal)),

@@ -53,23 +53,30 @@ impl Database {
         format!("[database]\nurl = '{url}'\nslot = '{slot}'\npublication = '{}'\n", self.name)
     }
 
-    /// `[database]` for this capture, whose role it makes: triggers need no superuser and no REPLICATION.
+    /// `[database]` for this capture.
     pub async fn toml_over(&self, capture: Capture) -> String {
+        let url = self.url_over(capture).await;
+        let (slot, publication) = (self.slot(), &self.name);
+        match capture {
+            Capture::Wal => self.toml(),
+            Capture::Triggers => format!(
+                "[database]\nurl = '{url}'\nslot = '{slot}'\npublication = '{publication}'\ncapture = 'triggers'\n"
+            ),
+        }
+    }
+
+    /// As whom rowcast runs. Triggers need no superuser and no REPLICATION: their role is made here.
+    pub async fn url_over(&self, capture: Capture) -> String {
         if capture == Capture::Wal {
-            return self.toml();
+            return self.url();
         }
         self.psql(&format!("create role {} login", self.role())).await;
-        let (url, slot) = (self.role_url(), self.slot());
-        format!("[database]\nurl = '{url}'\nslot = '{slot}'\ncapture = 'triggers'\n")
+        self.url().replace("postgres@", &format!("{}@", self.role()))
     }
 
-    /// Of rowcast's own role, which may log in and nothing else.
+    /// Of triggers: it may log in and nothing else.
     pub fn role(&self) -> String {
         format!("rowcast_{}", self.name)
-    }
-
-    pub fn role_url(&self) -> String {
-        self.url().replace("postgres@", &format!("{}@", self.role()))
     }
 
     /// Runs `setup` as the superuser; with wal also what old rows are to carry.
@@ -82,7 +89,6 @@ impl Database {
         assert_eq!(setup.exit_code(SOON).await, 0, "over {capture}: {:?}", setup.stderr.all());
     }
 
-    #[expect(dead_code, reason = "no test runs with triggers yet")]
     /// Waits until all that is committed is delivered. Over triggers that takes a second or so, since what is
     /// delivered is deleted together.
     pub async fn delivered(&self, capture: Capture) {
