@@ -15,6 +15,7 @@ use crate::harness::{
 mod faults;
 mod rows;
 mod said;
+mod values;
 
 const OUTBOX: &str = include_str!("../../sql/outbox.sql");
 const FUNCTIONS: &str = include_str!("../../sql/outbox_functions.sql");

@@ -37,6 +37,34 @@ on_every_version! {
     }
 }
 
+on_every_version! {
+    async fn rows_of_partitions_are_their_roots(version: Version) {
+        let schema = "create table parts (id int, title text, other int, primary key (id)) partition by range (id);
+                      create table low partition of parts for values from (0) to (10);
+                      create table high (title text, junk int, other int, id int not null);
+                      alter table high drop junk;
+                      create table level partition of parts for values from (20) to (40) partition by range (id);
+                      create table deep partition of level for values from (20) to (30);
+                      alter table parts attach partition high for values from (10) to (20)";
+        let captured = Captured::on(version, schema).await;
+        captured.run("insert into parts values (1, 'a'), (11, 'b'), (21, 'c')").await;
+        let all = ["parts i -> {1,a}", "parts i -> {11,b}", "parts i -> {21,c}"];
+        assert_eq!(captured.written_sorted().await, all);
+        captured.run("insert into high (id, title) values (12, 'd'); insert into level values (22, 'e')").await;
+        assert_eq!(captured.written().await, ["parts i -> {12,d}", "parts i -> {22,e}"]);
+        captured.run("update high set title = 'f' where id = 12; delete from deep where id = 22").await;
+        assert_eq!(captured.written().await, ["parts u {12,d} -> {12,f}", "parts d {22,e}"]);
+        captured.run("update parts set id = id + 12 where id in (1, 11)").await;
+        let moved = ["parts d {1,a}", "parts d {11,b}", "parts i -> {13,a}", "parts i -> {23,b}"];
+        assert_eq!(captured.written_sorted().await, moved);
+        captured.run("truncate parts").await;
+        assert!(captured.written().await.iter().all(|line| line == "parts t"));
+        captured.run("insert into high (id) values (12); truncate high").await;
+        assert_eq!(captured.written().await, ["parts i -> {12,NULL}", "parts t"]);
+        captured.wrote_everything().await;
+    }
+}
+
 #[tokio::test]
 async fn old_and_new_rows_meet_by_key_and_not_by_place() {
     let captured = Captured::on(
