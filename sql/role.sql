@@ -14,6 +14,10 @@
 -- Another name than rowcast: --set=role=NAME. Without a password (peer or
 -- certificate): leave --set=password away.
 --
+-- For capture = "triggers" add --set=triggers=1: the role may then log in, and not
+-- even stream. It owns the outbox, which `rowcast setup --url` has it make in schema
+-- rowcast; the owner of the tables makes the triggers.
+--
 -- For [run] takeover = true add --set=takeover=1: it grants pg_read_all_stats,
 -- by which one instance sees when another was last heard.
 --
@@ -42,7 +46,9 @@
 SELECT format('CREATE ROLE %I', :'role')
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'role') \gexec
 
-\if :{?rds}
+\if :{?triggers}
+  ALTER ROLE :"role" LOGIN;
+\elif :{?rds}
   ALTER ROLE :"role" LOGIN;
   GRANT rds_replication TO :"role";
 \else

@@ -2,6 +2,7 @@
 
 mod make_slot;
 mod report;
+mod sessions;
 mod triggers;
 
 use tokio_postgres::Client;
@@ -16,21 +17,23 @@ use crate::postgres::plan::{self, Identities, SlotChange};
 use crate::postgres::publication::Age;
 use crate::postgres::reading::{self, Access};
 use crate::postgres::snapshot::Snapshot;
-use crate::postgres::statement::{Statement, StatementError, Wait};
+use crate::postgres::statement::{By, Statement, StatementError, Wait};
 use crate::postgres::{self, Capture, Dsn, PublishColumns, Target, functions, identity};
 use crate::route::{self, Rules};
 use crate::source::wal::connection::Persistence;
 
 pub(super) use report::Report;
+pub(super) use sessions::Sessions;
 
 /// Makes what rowcast needs in the database: the publication of the tables that
-/// rules name, and the replication slot; lets its role read what rules look up;
-/// and makes the functions rowcast.context and rowcast.broadcast for
+/// rules name, and the replication slot, or with capture = "triggers" an outbox,
+/// and triggers on these tables that fill it; lets its role read what rules look
+/// up; and makes the functions rowcast.context and rowcast.broadcast for
 /// applications. Run it again after changing rules
 ///
 /// It touches no row, and never waits long for a lock. What is right already
-/// stays as it is. The role of [database] url needs REPLICATION only, if --url
-/// is that of the tables' owner.
+/// stays as it is. The role of [database] url needs REPLICATION only, or with
+/// capture = "triggers" nothing but LOGIN, if --url is that of the tables' owner.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -40,7 +43,8 @@ pub(super) struct Args {
     /// Log in with this instead of [database] url: the owner of the tables
     #[arg(long, value_name = "DSN")]
     url: Option<Dsn>,
-    /// Change replica identities where rules need more of old rows
+    /// Change replica identities where rules need more of old rows; triggers
+    /// need nothing of them
     #[arg(long)]
     identity: bool,
     /// Change nothing, print the SQL
@@ -82,7 +86,7 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
     let config = &loaded.config;
     let failover = config.run.failover;
     if config.database.capture == Capture::Triggers {
-        return triggers::setup(&args, &loaded, &rules).await;
+        return Box::pin(triggers::setup(&args, &loaded, &rules)).await;
     }
     setup(&args, &config.database, failover, &rules, |problems| Ok(loaded.refuse(problems)?)).await
 }
@@ -167,12 +171,18 @@ pub(super) async fn setup(
     }
     report.findings(&findings);
     report.finish()?;
+    ensure_ready(&findings, are_missing && rules.sends_broadcasts())
+}
+
+/// # Errors
+/// If rowcast cannot do yet what the configuration asks for.
+fn ensure_ready(findings: &[Finding], lacks_broadcast: bool) -> anyhow::Result<()> {
     anyhow::ensure!(
         !findings.iter().any(Finding::is_error),
         "setup is done, but rowcast cannot run yet: see above"
     );
     anyhow::ensure!(
-        !(are_missing && rules.sends_broadcasts()),
+        !lacks_broadcast,
         "setup is done, but [broadcast] is set and no application can call rowcast.broadcast: see \
          above"
     );
@@ -233,12 +243,13 @@ pub(super) async fn execute(
             true => "what was changed before this stays",
             false => "nothing was changed",
         };
-        let why = match error.lacks_privilege() {
-            true => {
+        let why = match (error.lacks_privilege(), &statement.by) {
+            (true, By::Owner) => {
                 "this takes the owner of the tables, with CREATE on the database: \
                  --url postgres://OWNER@HOST/DATABASE"
             }
-            false => "run it again once the cause is mended",
+            (true, By::Role(_)) => "the role of [database] url may not do this",
+            (false, _) => "run it again once the cause is mended",
         };
         anyhow::Error::new(error).context(format!("{why} ({rest})"))
     })?;

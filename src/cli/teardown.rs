@@ -1,19 +1,22 @@
 //! `rowcast teardown`: takes back what `setup` made.
 
 use super::Global;
-use super::setup::{Report, SESSION_NAME, execute};
-use crate::postgres::plan::{self, Identities};
+use super::setup::{Report, Sessions, execute};
+use crate::postgres::plan::{self, Identities, Removal};
 use crate::postgres::snapshot::Snapshot;
-use crate::postgres::{self, Dsn, identity};
+use crate::postgres::{self, Capture, Dsn, Target, identity};
 
-/// Removes what setup made: the slot, the publication and the functions
+/// Removes what setup made, for either capture: the slot and the publication,
+/// the triggers and the outbox, and the functions
 ///
-/// The slot goes first, so that Postgres keeps no more log for it. A slot that
-/// is in use stays, and so does all else. An application that still calls
-/// rowcast.context or rowcast.broadcast gets an error from then on. Replica identities stay too, unless
-/// --identity is given: they cost a little, and the application may rely on
-/// them by now. What the role may read stays its own: it may have been granted
-/// before, and goes with the role (DROP OWNED BY).
+/// The slot goes first, so that Postgres keeps no more log for it. Triggers go
+/// table by table, each with a short lock. A slot that is in use stays, and so
+/// does an outbox that is read, and then all else. An application that still
+/// calls rowcast.context or rowcast.broadcast gets an error from then on.
+/// Replica identities stay too, unless --identity is given: they cost a little,
+/// and the application may rely on them by now. What the role may read stays
+/// its own: it may have been granted before, and goes with the role (DROP OWNED
+/// BY).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -27,12 +30,33 @@ pub(super) struct Args {
     /// and drop these indexes
     #[arg(long)]
     identity: bool,
+    /// Only what one capture needs: after a change from one to the other
+    #[arg(long, value_name = "CAPTURE")]
+    only: Option<Only>,
     /// Change nothing, print the SQL
     #[arg(long)]
     print: bool,
     /// Print one JSON object instead of text
     #[arg(long, conflicts_with = "print")]
     json: bool,
+}
+
+/// One way of capture.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Only {
+    /// The slot and the publication
+    Wal,
+    /// The triggers and the outbox
+    Triggers,
+}
+
+impl From<Only> for Capture {
+    fn from(only: Only) -> Capture {
+        match only {
+            Only::Wal => Capture::Wal,
+            Only::Triggers => Capture::Triggers,
+        }
+    }
 }
 
 pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
@@ -43,16 +67,25 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
 /// Does what `args` asks for.
 pub(super) async fn teardown(args: &Args, database: &postgres::Config) -> anyhow::Result<()> {
     let own = database.dsn();
-    let owner = args.url.as_ref().unwrap_or(&own);
-    let session = postgres::connect(owner, SESSION_NAME).await?;
-    let client = &session.client;
-    let (snapshot, indexes) = tokio::try_join!(
-        Snapshot::gather(client, &database.slot, &database.publication),
-        identity::own_indexes(client)
-    )?;
-    let identities = if args.identity { Identities::Change } else { Identities::Keep };
-    let plan =
-        plan::teardown(&snapshot, &indexes, &database.slot, &database.publication, identities)?;
+    let mut sessions = Sessions::of(database, args.url.as_ref());
+    let owner = sessions.owner().await?;
+    let read = async {
+        tokio::try_join!(
+            Snapshot::gather(&owner.client, &database.slot, &database.publication),
+            identity::own_indexes(&owner.client)
+        )
+    };
+    let (snapshot, indexes) = owner.read(Box::pin(read)).await?;
+    let role = Target::of(&own)?.user().to_owned();
+    let removal = Removal {
+        slot: &database.slot,
+        publication: &database.publication,
+        capture: database.capture,
+        only: args.only.map(Capture::from),
+        role: &role,
+        identities: if args.identity { Identities::Change } else { Identities::Keep },
+    };
+    let plan = plan::teardown(&snapshot, &indexes, &removal)?;
 
     let mut report = Report::new(args.json);
     if args.print {
@@ -62,13 +95,10 @@ pub(super) async fn teardown(args: &Args, database: &postgres::Config) -> anyhow
     for absent in plan.absent {
         report.found(format!("{absent} is not there"));
     }
-    if let Some(drop_slot) = &plan.slot {
-        // The owner may lack REPLICATION, which the role of [database] url has.
-        let replicating = postgres::connect(&own, SESSION_NAME).await?;
-        execute(drop_slot, &replicating.client, &mut report).await?;
-    }
-    for statement in &plan.statements {
-        execute(statement, client, &mut report).await?;
+    // The owner may lack REPLICATION, which the role of [database] url has.
+    let drop_slot = plan.slot.map(|drop_slot| drop_slot.by_role(&role));
+    for statement in drop_slot.iter().chain(&plan.statements) {
+        execute(statement, &sessions.by(statement).await?.client, &mut report).await?;
     }
     if !plan.identities.is_empty() {
         report.warning(

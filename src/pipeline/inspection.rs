@@ -136,10 +136,7 @@ impl Inspection {
             Capture::Triggers(_) => (false, false),
         };
         let expected = Expected { takeover, failover, ..Expected::of(database, &needs) };
-        let mut findings = match &options.capture {
-            Capture::Wal(_) => checks::check(&snapshot, &expected),
-            Capture::Triggers(_) => Vec::new(),
-        };
+        let mut findings = checks::check(&snapshot, &expected);
         let readings = readings_of(options.rules.lookups(), &relations);
         let access = Access::read(client, &snapshot.server.role, &readings).await?;
         // What decides which changes come: a filter of a publication, or nothing.
@@ -218,9 +215,9 @@ fn concerns(kind: Kind, capture: &Capture) -> bool {
     }
 }
 
-/// Whether the slot keeps all that is committed while this is so. Postgres
-/// decides at each change what is published, so a publication that is mended
-/// later brings nothing back.
+/// Whether the slot, or the outbox, keeps all that is committed while this is so.
+/// What is published, or written by triggers, is decided at each change: a
+/// publication or trigger that is mended later brings nothing back.
 fn is_harmless(kind: Kind) -> bool {
     match kind {
         Kind::SlotMissing
@@ -235,7 +232,16 @@ fn is_harmless(kind: Kind) -> bool {
         | Kind::TableUnlogged
         | Kind::ColumnList
         | Kind::Identity
-        | Kind::LookupFiltered => false,
+        | Kind::LookupFiltered
+        | Kind::OutboxMissing
+        | Kind::OutboxForeign
+        | Kind::CaptureOutdated
+        | Kind::TriggersMissing
+        | Kind::TriggersOff
+        | Kind::PartitionNotCaptured
+        | Kind::PartitionAlone
+        | Kind::TableWithoutKey
+        | Kind::TableSubscribed => false,
         Kind::WalLevel
         | Kind::RoleCannotReplicate
         | Kind::NoFreeSlot
@@ -253,7 +259,9 @@ fn is_harmless(kind: Kind) -> bool {
         | Kind::GeneratedColumns
         | Kind::LookupNotUnique
         | Kind::LookupNotReadable
-        | Kind::LookupHidden => true,
+        | Kind::LookupHidden
+        | Kind::SlotLeft
+        | Kind::TriggersLeft => true,
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Table {
     /// For each column of the relation: the most bytes that a value takes in an
     /// index. `None` if there is no bound, or no order to index by.
     pub index_bytes: Vec<Option<u32>>,
+    /// Whether its rows come by a subscription of logical replication.
+    pub subscribed: bool,
     /// For each column of the relation.
     pub outputs: Vec<Output>,
 }
@@ -144,6 +146,7 @@ SELECT c.oid, n.nspname AS schema, c.relname AS name,
        pg_get_userbyid(c.relowner) AS owner,
        c.relpersistence = 'p' AS logged,
        c.relkind = 'p' AS partitioned,
+       EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = c.oid) AS subscribed,
        CASE WHEN c.relispartition THEN pg_partition_root(c.oid)::oid END AS root,
        c.relreplident AS identity,
        a.attname AS column, b.base AS base_type, NOT a.attnotnull AS nullable,
@@ -259,6 +262,7 @@ fn table(rows: &[Row]) -> Result<Table, Error> {
         identity_index,
         generated,
         index_bytes,
+        subscribed: head.try_get("subscribed")?,
         outputs,
     })
 }

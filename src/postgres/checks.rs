@@ -2,6 +2,7 @@
 //! it judges a [`Snapshot`]. Run at each connect, each minute, by `setup` and
 //! `doctor`.
 
+mod captured;
 mod published;
 
 use std::fmt;
@@ -69,6 +70,17 @@ pub enum Kind {
     LookupNotReadable,
     LookupHidden,
     LookupFiltered,
+    OutboxMissing,
+    OutboxForeign,
+    CaptureOutdated,
+    TriggersMissing,
+    TriggersOff,
+    PartitionNotCaptured,
+    PartitionAlone,
+    TableWithoutKey,
+    TableSubscribed,
+    SlotLeft,
+    TriggersLeft,
 }
 
 impl Kind {
@@ -87,7 +99,8 @@ impl Kind {
             | Kind::FailoverUnsupported
             | Kind::HoldersHidden
             | Kind::UnlimitedRetention
-            | Kind::PublicationPerhapsNewer => true,
+            | Kind::PublicationPerhapsNewer
+            | Kind::SlotLeft => true,
             Kind::WalLevel
             | Kind::RoleCannotReplicate
             | Kind::NoFreeSlot
@@ -106,7 +119,17 @@ impl Kind {
             | Kind::LookupNotUnique
             | Kind::LookupNotReadable
             | Kind::LookupHidden
-            | Kind::LookupFiltered => false,
+            | Kind::LookupFiltered
+            | Kind::OutboxMissing
+            | Kind::OutboxForeign
+            | Kind::CaptureOutdated
+            | Kind::TriggersMissing
+            | Kind::TriggersOff
+            | Kind::PartitionNotCaptured
+            | Kind::PartitionAlone
+            | Kind::TableWithoutKey
+            | Kind::TableSubscribed
+            | Kind::TriggersLeft => false,
         }
     }
 }
@@ -161,6 +184,16 @@ impl Finding {
 
 /// Everything that is wrong, errors first.
 pub fn check(snapshot: &Snapshot, expected: &Expected<'_>) -> Vec<Finding> {
+    let mut findings = match expected.capture {
+        Capture::Wal => streamed(snapshot, expected),
+        Capture::Triggers => captured::existing_capture(snapshot, expected),
+    };
+    findings.extend(published::partitions_of_published(&snapshot.tables, expected.needs));
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    findings
+}
+
+fn streamed(snapshot: &Snapshot, expected: &Expected<'_>) -> Vec<Finding> {
     let mut findings = settings(&snapshot.server);
     match &snapshot.slot {
         Some(slot) => findings.extend(existing_slot(slot, &snapshot.server, expected)),
@@ -182,7 +215,7 @@ pub fn check(snapshot: &Snapshot, expected: &Expected<'_>) -> Vec<Finding> {
     }
     findings.extend(several_instances(snapshot, expected));
     findings.extend(identities(&snapshot.tables, expected.needs));
-    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    findings.extend(captured::triggers_left(snapshot));
     findings
 }
 

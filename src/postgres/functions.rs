@@ -64,11 +64,8 @@ pub(super) fn make(found: Functions, capture: Capture) -> Option<Statement> {
 
 /// `None` if they are gone already.
 pub(super) fn remove(found: Functions) -> Option<Statement> {
-    // The schema stays if anything else is in it.
     let sql = "DROP FUNCTION IF EXISTS rowcast.context(jsonb), \
-               rowcast.broadcast(text, text, jsonb);\n\
-               DO $$ BEGIN DROP SCHEMA rowcast; \
-               EXCEPTION WHEN dependent_objects_still_exist THEN NULL; END $$";
+               rowcast.broadcast(text, text, jsonb)";
     let what = format!("{NAMES} are gone: who still calls them gets an error");
     (found != Functions::Absent).then(|| Statement::new(what, sql))
 }

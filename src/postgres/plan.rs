@@ -5,6 +5,7 @@ use super::checks::{Expected, Finding, Kind, check};
 use super::functions;
 use super::identity::{self, OwnIndex, Shortfall};
 use super::need::{holders, wanted};
+use super::outbox::{self, Backend};
 use super::publish::{PublishError, Target, is_full};
 use super::slot::Slot;
 use super::snapshot::Snapshot;
@@ -80,12 +81,7 @@ pub fn setup(
     columns: PublishColumns,
     identities: Identities,
 ) -> Result<Setup, SetupError> {
-    let blocked: Vec<Finding> =
-        check(snapshot, expected).into_iter().filter(|finding| blocks(finding.kind)).collect();
-    if !blocked.is_empty() {
-        return Err(SetupError::Blocked(blocked));
-    }
-
+    refuse_blocked(snapshot, expected)?;
     let tables = &snapshot.tables;
     let wanted = wanted(tables, expected.needs);
     let mut found = Vec::new();
@@ -138,6 +134,17 @@ pub fn setup(
     Ok(Setup { statements, slot, functions, found })
 }
 
+/// # Errors
+/// [`SetupError::Blocked`], with what setup does not change.
+pub fn refuse_blocked(snapshot: &Snapshot, expected: &Expected<'_>) -> Result<(), SetupError> {
+    let blocked: Vec<Finding> =
+        check(snapshot, expected).into_iter().filter(|finding| blocks(finding.kind)).collect();
+    match blocked.is_empty() {
+        true => Ok(()),
+        false => Err(SetupError::Blocked(blocked)),
+    }
+}
+
 /// Findings that setup can do nothing about, and that its work depends on.
 fn blocks(kind: Kind) -> bool {
     match kind {
@@ -147,7 +154,10 @@ fn blocks(kind: Kind) -> bool {
         | Kind::SlotPlugin
         | Kind::SlotDatabase
         | Kind::SlotLost
-        | Kind::FailoverUnsupported => true,
+        | Kind::FailoverUnsupported
+        | Kind::OutboxForeign
+        | Kind::PartitionAlone
+        | Kind::TableWithoutKey => true,
         Kind::RoleCannotReplicate
         | Kind::SlotMissing
         | Kind::SlotActive
@@ -171,7 +181,15 @@ fn blocks(kind: Kind) -> bool {
         | Kind::LookupNotUnique
         | Kind::LookupNotReadable
         | Kind::LookupHidden
-        | Kind::LookupFiltered => false,
+        | Kind::LookupFiltered
+        | Kind::OutboxMissing
+        | Kind::CaptureOutdated
+        | Kind::TriggersMissing
+        | Kind::TriggersOff
+        | Kind::PartitionNotCaptured
+        | Kind::TableSubscribed
+        | Kind::SlotLeft
+        | Kind::TriggersLeft => false,
     }
 }
 
@@ -205,12 +223,36 @@ fn make_slot(slot: &SlotName, failover: bool) -> Statement {
     )
 }
 
+/// What `teardown` is to take back.
+#[derive(Clone, Copy, Debug)]
+pub struct Removal<'a> {
+    pub slot: &'a SlotName,
+    pub publication: &'a PublicationName,
+    /// That of the configuration.
+    pub capture: Capture,
+    /// What one way of capture needs, or what both do.
+    pub only: Option<Capture>,
+    /// That of `[database] url`.
+    pub role: &'a str,
+    pub identities: Identities,
+}
+
+impl Removal<'_> {
+    fn is_of(&self, capture: Capture) -> bool {
+        self.only.is_none_or(|only| only == capture)
+    }
+
+    /// Whether the capture that stays needs nothing of it.
+    fn is_of_all(&self) -> bool {
+        self.is_of(self.capture)
+    }
+}
+
 /// What `teardown` has to do, in order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Teardown {
     /// By a role with REPLICATION.
     pub slot: Option<Statement>,
-    /// By the owner.
     pub statements: Vec<Statement>,
     /// What is gone already.
     pub absent: Vec<String>,
@@ -223,53 +265,104 @@ pub enum TeardownError {
     #[error(
         "slot {slot} is in use by backend {pid}{application}: stop that rowcast first; if it is \
          gone already: SELECT pg_terminate_backend({pid});",
-        application = application.as_ref().map_or(String::new(), |name| format!(" ({name})")),
+        application = in_brackets(application),
     )]
     Active { slot: SlotName, pid: i32, application: Option<Box<str>> },
     #[error("slot {slot} is not rowcast's: {why}; it stays, and so does everything else")]
     NotOurs { slot: SlotName, why: String },
+    #[error(
+        "backend {pid}{application} reads rowcast.outbox: stop that rowcast first, or leave it \
+         alone with --only wal; if it is gone already: SELECT pg_terminate_backend({pid});",
+        application = in_brackets(application),
+    )]
+    Drained { pid: i32, application: Option<Box<str>> },
+}
+
+fn in_brackets(application: &Option<Box<str>>) -> String {
+    application.as_ref().map_or(String::new(), |name| format!(" ({name})"))
 }
 
 /// # Errors
-/// A slot that is in use or somebody else's. Then nothing is done: the
-/// publication of a running stream may not go.
+/// A slot or outbox that is in use, or somebody else's slot. Then nothing is
+/// done: the publication of a running stream may not go.
 pub fn teardown(
     snapshot: &Snapshot,
     indexes: &[OwnIndex],
-    slot: &SlotName,
-    publication: &PublicationName,
-    identities: Identities,
+    removal: &Removal<'_>,
 ) -> Result<Teardown, TeardownError> {
-    let mut absent = Vec::new();
-    let slot_statement = match &snapshot.slot {
+    let mut plan = Teardown::default();
+    if removal.is_of(Capture::Wal) {
+        stop_streaming(&mut plan, snapshot, removal)?;
+    }
+    if removal.is_of(Capture::Triggers) {
+        stop_triggers(&mut plan, snapshot, removal)?;
+    }
+    if removal.is_of_all() {
+        plan.statements.extend(functions::remove(snapshot.functions));
+        plan.statements.extend(outbox::remove_schema(snapshot, removal.role));
+    }
+    if removal.is_of(Capture::Wal) {
+        let ours = identity::removal(&snapshot.tables, indexes);
+        plan.identities = identity::full_to_default(snapshot);
+        match removal.identities {
+            Identities::Change => plan.statements.extend(ours),
+            Identities::Keep => plan.identities.extend(ours),
+        }
+    }
+    Ok(plan)
+}
+
+fn stop_streaming(
+    plan: &mut Teardown,
+    snapshot: &Snapshot,
+    removal: &Removal<'_>,
+) -> Result<(), TeardownError> {
+    let Removal { slot, publication, .. } = removal;
+    let is_asked_for = removal.only.unwrap_or(removal.capture) == Capture::Wal;
+    match &snapshot.slot {
         Some(found) => {
-            is_droppable(found, snapshot, slot)?;
-            Some(Statement::new(
-                format!("slot {slot}: Postgres keeps no more log for it"),
-                format!("SELECT pg_drop_replication_slot({})", quote_literal(slot.as_str())),
-            ))
+            // One of that name may well be another database's.
+            let droppable = is_droppable(found, snapshot, slot);
+            if is_asked_for || !matches!(droppable, Err(TeardownError::NotOurs { .. })) {
+                droppable?;
+                plan.slot = Some(Statement::new(
+                    format!("slot {slot}: Postgres keeps no more log for it"),
+                    format!("SELECT pg_drop_replication_slot({})", quote_literal(slot.as_str())),
+                ));
+            }
         }
-        None => {
-            absent.push(format!("slot {slot}"));
-            None
-        }
-    };
-    let mut statements = Vec::new();
+        None if is_asked_for => plan.absent.push(format!("slot {slot}")),
+        None => {}
+    }
     match &snapshot.publication {
-        Some(_) => statements.push(Statement::new(
+        Some(_) => plan.statements.push(Statement::new(
             format!("publication {publication} is gone"),
             format!("DROP PUBLICATION IF EXISTS {}", quote_identifier(publication.as_str())),
         )),
-        None => absent.push(format!("publication {publication}")),
+        None if is_asked_for => plan.absent.push(format!("publication {publication}")),
+        None => {}
     }
-    statements.extend(functions::remove(snapshot.functions));
-    let ours = identity::removal(&snapshot.tables, indexes);
-    let mut staying = identity::full_to_default(snapshot);
-    match identities {
-        Identities::Change => statements.extend(ours),
-        Identities::Keep => staying.extend(ours),
+    Ok(())
+}
+
+fn stop_triggers(
+    plan: &mut Teardown,
+    snapshot: &Snapshot,
+    removal: &Removal<'_>,
+) -> Result<(), TeardownError> {
+    match &snapshot.outbox {
+        Some(outbox) => {
+            if let Some(Backend { pid, application }) = outbox.drained_by.clone() {
+                return Err(TeardownError::Drained { pid, application });
+            }
+            plan.statements.extend(outbox::remove(outbox, removal.role));
+        }
+        None if removal.only.unwrap_or(removal.capture) == Capture::Triggers => {
+            plan.absent.push("outbox rowcast.outbox".to_owned());
+        }
+        None => {}
     }
-    Ok(Teardown { slot: slot_statement, statements, absent, identities: staying })
+    Ok(())
 }
 
 fn is_droppable(found: &Slot, snapshot: &Snapshot, slot: &SlotName) -> Result<(), TeardownError> {

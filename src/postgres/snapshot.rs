@@ -4,7 +4,7 @@ use tokio_postgres::{Client, Error};
 
 use super::catalog::{self, Table};
 use super::functions::{self, Functions};
-use super::outbox::{self, Outbox};
+use super::outbox::{self, Outbox, Schema};
 use super::publication::{self, Publication};
 use super::server::Server;
 use super::slot::{self, Slot};
@@ -21,9 +21,7 @@ pub struct Snapshot {
     pub functions: Functions,
     /// `None` where nothing was ever made for capture by triggers.
     pub outbox: Option<Outbox>,
-    /// Whether the session's role may make objects in schema `rowcast`, which
-    /// is there then.
-    pub may_create: bool,
+    pub schema: Option<Schema>,
 }
 
 impl Snapshot {
@@ -33,17 +31,25 @@ impl Snapshot {
         slot: &SlotName,
         publication: &PublicationName,
     ) -> Result<Snapshot, Error> {
-        let (server, slot, publication, tables, functions, outbox, may_create) = tokio::try_join!(
+        // It would make every future that holds it large.
+        Box::pin(Snapshot::read(client, slot, publication)).await
+    }
+
+    async fn read(
+        client: &Client,
+        slot: &SlotName,
+        publication: &PublicationName,
+    ) -> Result<Snapshot, Error> {
+        let (server, slot, publication, tables, functions, outbox, schema) = tokio::try_join!(
             Server::read(client),
             slot::read(client, slot),
             publication::read(client, publication, slot),
             catalog::tables(client),
             functions::read(client),
-            // It would make every future that holds it large.
-            Box::pin(outbox::read(client)),
-            outbox::may_create(client),
+            outbox::read(client),
+            Schema::read(client),
         )?;
-        Ok(Snapshot { server, slot, publication, tables, functions, outbox, may_create })
+        Ok(Snapshot { server, slot, publication, tables, functions, outbox, schema })
     }
 
     /// The tables as rules know them.

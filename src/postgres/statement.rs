@@ -157,10 +157,18 @@ impl Statement {
     ) -> Result<(), StatementError> {
         const PAUSE: Duration = Duration::from_secs(1);
         let failed = |error| StatementError::of(self.shown(), error);
-        let set_timeout = format!("SET lock_timeout = '{}'", self.lock.timeout());
-        client.batch_execute(&set_timeout).await.map_err(failed)?;
+        let set_timeout = format!("lock_timeout = '{}'", self.lock.timeout());
+        let sql = match self.lock {
+            // Nothing stays set in a session that is a pooler's.
+            Lock::Queues => format!("SET LOCAL {set_timeout};\n{}", self.sql),
+            Lock::Yields { .. } => {
+                let set_timeout = format!("SET {set_timeout}");
+                client.batch_execute(&set_timeout).await.map_err(failed)?;
+                self.sql.clone()
+            }
+        };
         for attempt in 1_u32.. {
-            let Err(error) = self.attempt(client, &mut on_wait).await else { break };
+            let Err(error) = run_once(client, &sql, &mut on_wait).await else { break };
             let is_locked = error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
                 || error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED);
             if let Lock::Yields { cleanup: Some(cleanup) } = &self.lock {
@@ -182,18 +190,18 @@ impl Statement {
         }
         Ok(())
     }
+}
 
-    async fn attempt(&self, client: &Client, on_wait: &mut impl FnMut(Wait)) -> Result<(), Error> {
-        /// More than the timeout of a lock that others queue behind.
-        const LONG: Duration = Duration::from_secs(3);
-        let run = client.batch_execute(&self.sql);
-        tokio::pin!(run);
-        match timeout(LONG, &mut run).await {
-            Ok(result) => result,
-            Err(_) => {
-                on_wait(Wait::ForEnd);
-                run.await
-            }
+async fn run_once(client: &Client, sql: &str, on_wait: &mut impl FnMut(Wait)) -> Result<(), Error> {
+    /// More than the timeout of a lock that others queue behind.
+    const LONG: Duration = Duration::from_secs(3);
+    let run = client.batch_execute(sql);
+    tokio::pin!(run);
+    match timeout(LONG, &mut run).await {
+        Ok(result) => result,
+        Err(_) => {
+            on_wait(Wait::ForEnd);
+            run.await
         }
     }
 }

@@ -10,7 +10,7 @@ use rowcast::{
         checks::{Expected, Finding, Kind, check},
         identity::{self, OwnIndex},
         need::{IdentityNeed, Need},
-        plan::{self, Identities, SetupError, SlotChange},
+        plan::{self, Identities, Removal, SetupError, SlotChange},
         snapshot::Snapshot,
         statement::{Statement, StatementError},
     },
@@ -95,6 +95,17 @@ impl Site {
             needs,
             takeover: false,
             failover: false,
+        }
+    }
+
+    fn removal(&self, identities: Identities) -> Removal<'_> {
+        Removal {
+            slot: &self.slot,
+            publication: &self.publication,
+            capture: Capture::Wal,
+            only: None,
+            role: "postgres",
+            identities,
         }
     }
 
@@ -381,7 +392,7 @@ async fn a_slot_that_is_not_ours_is_neither_used_nor_dropped() {
     let blocked = site.plan(Identities::Keep).await.expect_err("the slot is another's");
     assert!(blocked.to_string().contains("is a physical one"), "{blocked}");
     let (snapshot, indexes) = site.snapshot().await;
-    let kept = plan::teardown(&snapshot, &indexes, &site.slot, &site.publication, Identities::Keep);
+    let kept = plan::teardown(&snapshot, &indexes, &site.removal(Identities::Keep));
     assert!(kept.expect_err("it is not ours").to_string().contains("is not rowcast's"));
     site.database.psql(&format!("select pg_drop_replication_slot('{}')", site.slot)).await;
 }
@@ -402,9 +413,8 @@ async fn teardown_takes_back_what_setup_made() {
     site.wanted = vec![("posts", &["user_id"]), ("logs", &[])];
     site.setup().await;
     let (snapshot, indexes) = site.snapshot().await;
-    let teardown =
-        plan::teardown(&snapshot, &indexes, &site.slot, &site.publication, Identities::Change)
-            .expect("the slot is idle and ours");
+    let teardown = plan::teardown(&snapshot, &indexes, &site.removal(Identities::Change))
+        .expect("the slot is idle and ours");
     assert_eq!(teardown.absent, [""; 0]);
     let staying: Vec<&str> = teardown.identities.iter().map(|one| &*one.sql).collect();
     assert_eq!(staying, [r#"ALTER TABLE "public"."logs" REPLICA IDENTITY DEFAULT"#]);
@@ -415,9 +425,8 @@ async fn teardown_takes_back_what_setup_made() {
     assert_eq!((snapshot.slot, snapshot.publication, indexes), (None, None, vec![]));
     assert_eq!(site.relation("posts").await.identity, ReplicaIdentity::Default);
     let (snapshot, indexes) = site.snapshot().await;
-    let again =
-        plan::teardown(&snapshot, &indexes, &site.slot, &site.publication, Identities::Change)
-            .expect("nothing is there");
+    let again = plan::teardown(&snapshot, &indexes, &site.removal(Identities::Change))
+        .expect("nothing is there");
     assert_eq!((again.slot, again.statements, again.absent.len()), (None, vec![], 2));
 }
 

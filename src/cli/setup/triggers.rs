@@ -1,38 +1,70 @@
 //! `rowcast setup` for capture by triggers.
 
-use super::{Args, Report, SESSION_NAME, execute};
+use super::{Args, Report, Sessions, execute};
 use crate::config::Loaded;
+use crate::pipeline::readings_of;
+use crate::postgres::checks::{Expected, Kind, check};
+use crate::postgres::reading::{self, Access};
 use crate::postgres::snapshot::Snapshot;
-use crate::postgres::statement::By;
-use crate::postgres::{self, outbox};
+use crate::postgres::{Config, Connection, outbox, plan};
 use crate::route::Rules;
 
 /// Two sessions: what the role of `[database] url` makes, it owns.
 pub(super) async fn setup(args: &Args, loaded: &Loaded, rules: &Rules) -> anyhow::Result<()> {
     let database = &loaded.config.database;
-    let dsn = database.dsn();
-    let own = postgres::connect(&dsn, SESSION_NAME).await?;
-    let snapshot = Snapshot::gather(&own.client, &database.slot, &database.publication).await?;
+    let mut sessions = Sessions::of(database, args.url.as_ref());
+    let own = sessions.own().await?;
+    let snapshot = gather(own, database).await?;
     let needs = super::needs(rules, &snapshot, |problems| Ok(loaded.refuse(problems)?))?;
-    let max_rows = loaded.config.limits.max_outbox_rows.get();
-    let plan = outbox::install(&snapshot, &needs, max_rows);
+    let expected = Expected::of(database, &needs);
+    plan::refuse_blocked(&snapshot, &expected)?;
+    let plan = outbox::install(&snapshot, &needs, loaded.config.limits.max_outbox_rows.get());
+    let readings = readings_of(rules.lookups(), &snapshot.relations());
+    let role = snapshot.server.role.clone();
+    let access = own.read(Access::read(&own.client, &role, &readings)).await?;
+    let grants = reading::grants(&snapshot.tables, &readings, &access);
 
     let mut report = Report::new(args.json);
     if args.print {
-        report.script(plan.statements.iter());
+        for finding in check(&snapshot, &expected) {
+            if finding.kind == Kind::SlotLeft {
+                tracing::warn!(fix = finding.fix, "{}", finding.message);
+            }
+        }
+        report.script(plan.statements.iter().chain(&grants).chain(&plan.functions));
         return Ok(());
+    }
+    if args.identity {
+        report.warning(
+            "--identity changes nothing: triggers write old rows whatever the replica identity is",
+            None,
+        );
     }
     for found in plan.found {
         report.found(found);
     }
-    let owner = postgres::connect(args.url.as_ref().unwrap_or(&dsn), SESSION_NAME).await?;
-    for statement in &plan.statements {
-        let session = match &statement.by {
-            By::Owner => &owner,
-            By::Role(_) => &own,
-        };
-        execute(statement, &session.client, &mut report).await?;
+    for statement in plan.statements.iter().chain(&grants) {
+        execute(statement, &sessions.by(statement).await?.client, &mut report).await?;
     }
+
+    let are_missing = match &plan.functions {
+        Some(statement) => {
+            let owner = sessions.owner().await?;
+            super::make_functions(statement, &owner.client, &mut report).await?
+        }
+        None => false,
+    };
+
+    let own = sessions.own().await?;
+    let after = gather(own, database).await?;
+    let mut findings = check(&after, &expected);
+    let access = own.read(Access::read(&own.client, &role, &readings)).await?;
+    findings.extend(reading::check(&after.tables, None, &readings, &access));
+    report.findings(&findings);
     report.finish()?;
-    Ok(())
+    super::ensure_ready(&findings, are_missing && rules.sends_broadcasts())
+}
+
+async fn gather(own: &Connection, database: &Config) -> Result<Snapshot, tokio_postgres::Error> {
+    own.read(Snapshot::gather(&own.client, &database.slot, &database.publication)).await
 }

@@ -48,13 +48,12 @@ pub(super) fn existing_publication(
         findings.extend(one_table(*one, publication, snapshot, expected));
     }
     findings.extend(not_wanted(publication, snapshot, &wanted, expected));
-    findings.extend(partitions_of_published(&snapshot.tables, expected.needs));
     findings
 }
 
 /// Rules that take a partition, but not the partitioned table that another rule
-/// takes and that is therefore published.
-fn partitions_of_published(tables: &[Table], needs: &[Need]) -> Vec<Finding> {
+/// takes and under whose name its changes come therefore.
+pub(super) fn partitions_of_published(tables: &[Table], needs: &[Need]) -> Vec<Finding> {
     let table_of = |oid| tables.iter().find(|table| table.relation.oid == oid);
     let mut findings = Vec::new();
     for need in needs {

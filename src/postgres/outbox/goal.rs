@@ -73,7 +73,7 @@ fn goal<'a>(
         columns.iter().map(|column| root.relation.columns[*column].name.clone()).collect();
     let found = outbox.shape_of(root.relation.oid).filter(|shape| shape.columns == names);
     let has_shape = found.is_some();
-    let shape = found.cloned().unwrap_or_else(|| Shape {
+    let shape = found.cloned().unwrap_or(Shape {
         id: next_shape,
         relation: root.relation.oid,
         columns: names,
@@ -112,6 +112,13 @@ impl Goal<'_> {
     pub fn stands(&self, outbox: &Outbox, table: &Table) -> bool {
         let mut all = Operation::ALL.into_iter();
         all.all(|operation| self.standing(outbox, table, operation) == Standing::InOrder)
+    }
+
+    /// Whether any trigger calls one of the functions.
+    pub fn is_called(&self, outbox: &Outbox) -> bool {
+        outbox.captures().any(|trigger| {
+            self.functions.iter().any(|function| *function.name == *trigger.function)
+        })
     }
 
     /// Whether the functions are there as they are to be.

@@ -11,11 +11,11 @@ pub mod goal;
 mod plan;
 pub mod settings;
 
-pub use plan::{Installation, install};
+pub use plan::{Installation, install, remove, remove_schema};
 
-/// The sequences and tables of `sql/outbox.sql`.
-pub const OBJECTS: [&str; 7] =
-    ["outbox_id", "gate", "failures", "refusals", "shapes", "outbox", "reader"];
+/// What `sql/outbox.sql` makes, in schema `rowcast`.
+pub const SEQUENCES: [&str; 4] = ["outbox_id", "gate", "failures", "refusals"];
+pub const TABLES: [&str; 3] = ["outbox", "shapes", "reader"];
 
 /// The advisory lock of whoever drains the outbox of a database.
 pub const LOCK: i64 = 0x0072_6f77_6361_7374;
@@ -23,7 +23,7 @@ pub const LOCK: i64 = 0x0072_6f77_6361_7374;
 /// What was found. There is none where nothing of it is there at all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outbox {
-    /// Those of [`OBJECTS`] that are there.
+    /// Those of [`SEQUENCES`] and [`TABLES`] that are there.
     pub objects: Vec<Object>,
     /// By id. Empty where the session may not read them.
     pub shapes: Vec<Shape>,
@@ -34,7 +34,7 @@ pub struct Outbox {
     pub is_gate_set: bool,
     /// Of every table of the database, by table and name.
     pub triggers: Vec<Trigger>,
-    /// Trigger functions of schema `rowcast`, by name.
+    /// Those of schema `rowcast` that triggers call, and what these call.
     pub functions: Vec<Function>,
     /// Who drains it now.
     pub drained_by: Option<Backend>,
@@ -95,11 +95,13 @@ pub enum Fires {
     Never,
 }
 
-/// A trigger function.
+/// A function that writes to the outbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Function {
     pub oid: u32,
     pub name: Box<str>,
+    /// Its name with its arguments' types, quoted.
+    pub signature: Box<str>,
     pub owner: Box<str>,
     /// What stands between the quotes.
     pub body: Box<str>,
@@ -128,9 +130,18 @@ impl Outbox {
         self.shapes.iter().rfind(|shape| shape.relation == relation)
     }
 
+    /// Objects that are not there.
+    pub fn missing(&self) -> impl Iterator<Item = &'static str> {
+        SEQUENCES.into_iter().chain(TABLES).filter(|name| self.object(name).is_none())
+    }
+
     /// Whether nothing of `sql/outbox.sql` is missing.
     pub fn is_complete(&self) -> bool {
-        self.objects.len() == OBJECTS.len() && self.has_reader && self.guard().is_some()
+        self.missing().next().is_none() && self.has_reader && self.has_guard()
+    }
+
+    pub fn has_guard(&self) -> bool {
+        self.guard().is_some()
     }
 
     /// The trigger that tells when the outbox itself is truncated.
@@ -177,7 +188,7 @@ fn is_capture(function: &str) -> bool {
 
 /// What is there; `None` if that is nothing.
 pub async fn read(client: &Client) -> Result<Option<Outbox>, Error> {
-    let names: Vec<&str> = OBJECTS.to_vec();
+    let names = [&SEQUENCES[..], &TABLES[..]].concat();
     let named: [(&(dyn ToSql + Sync), Type); 1] = [(&names, Type::TEXT_ARRAY)];
     let (objects, triggers, functions, drained_by) = tokio::try_join!(
         client.query_typed(READ_OBJECTS, &named),
@@ -195,17 +206,20 @@ pub async fn read(client: &Client) -> Result<Option<Outbox>, Error> {
     if outbox.objects.is_empty() && outbox.triggers.is_empty() && outbox.functions.is_empty() {
         return Ok(None);
     }
-    let is_readable = |name| outbox.object(name).is_some_and(|object| object.readable);
-    if ["shapes", "reader", "gate"].into_iter().all(is_readable) {
-        let (shapes, state) = tokio::try_join!(
-            client.query_typed(READ_SHAPES, &[]),
-            client.query_typed(READ_STATE, &[]),
-        )?;
+    let readable: Vec<Box<str>> =
+        outbox.objects.iter().filter(|it| it.readable).map(|it| it.name.clone()).collect();
+    let is_readable = |name: &str| readable.iter().any(|readable| **readable == *name);
+    if is_readable("shapes") {
+        let shapes = client.query_typed(READ_SHAPES, &[]).await?;
         outbox.shapes = shapes.iter().map(shape).collect::<Result<_, Error>>()?;
-        if let Some(state) = state.first() {
-            outbox.has_reader = state.try_get("has_reader")?;
-            outbox.is_gate_set = state.try_get("is_gate_set")?;
-        }
+    }
+    if is_readable("reader") {
+        let rows = client.query_typed("SELECT FROM rowcast.reader LIMIT 1", &[]).await?;
+        outbox.has_reader = !rows.is_empty();
+    }
+    if is_readable("gate") {
+        let rows = client.query_typed("SELECT is_called FROM rowcast.gate", &[]).await?;
+        outbox.is_gate_set = rows.first().map_or(Ok(false), |row| row.try_get(0))?;
     }
     Ok(Some(outbox))
 }
@@ -216,16 +230,43 @@ pub async fn drained_by(client: &Client) -> Result<Option<Backend>, Error> {
     client.query_typed(READ_HOLDER, &locked).await?.first().map(backend).transpose()
 }
 
-/// Whether the session's role may make objects in schema `rowcast`.
-pub async fn may_create(client: &Client) -> Result<bool, Error> {
-    let rows = client.query_typed(MAY_CREATE, &[]).await?;
-    rows.first().map_or(Ok(false), |row| row.try_get(0))
+/// Schema `rowcast`, which `rowcast.context` and `rowcast.broadcast` are in too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schema {
+    pub owner: Box<str>,
+    /// Whether the session's role may make objects there.
+    pub may_create: bool,
+    /// Whether everyone may name what is in it.
+    pub is_for_all: bool,
+    pub is_empty: bool,
 }
 
-const MAY_CREATE: &str = "
-SELECT pg_catalog.has_schema_privilege(oid, 'USAGE')
-       AND pg_catalog.has_schema_privilege(oid, 'CREATE')
-FROM pg_catalog.pg_namespace WHERE nspname = 'rowcast'";
+impl Schema {
+    pub async fn read(client: &Client) -> Result<Option<Schema>, Error> {
+        let rows = client.query_typed(READ_SCHEMA, &[]).await?;
+        let schema = |row: &Row| {
+            Ok(Schema {
+                owner: text(row, "owner")?,
+                may_create: row.try_get("may_create")?,
+                is_for_all: row.try_get("is_for_all")?,
+                is_empty: row.try_get("is_empty")?,
+            })
+        };
+        rows.first().map(schema).transpose()
+    }
+}
+
+const READ_SCHEMA: &str = "
+SELECT pg_catalog.pg_get_userbyid(nspowner)::text AS owner,
+       pg_catalog.has_schema_privilege(oid, 'USAGE')
+       AND pg_catalog.has_schema_privilege(oid, 'CREATE') AS may_create,
+       pg_catalog.has_schema_privilege('public', oid, 'USAGE') AS is_for_all,
+       NOT EXISTS (
+           SELECT FROM pg_catalog.pg_depend d
+           WHERE d.refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass
+             AND d.refobjid = n.oid
+       ) AS is_empty
+FROM pg_catalog.pg_namespace n WHERE nspname = 'rowcast'";
 
 const READ_OBJECTS: &str = "
 SELECT c.relname::text AS name, c.oid, pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
@@ -252,6 +293,8 @@ ORDER BY t.tgrelid, t.tgname";
 
 const READ_FUNCTIONS: &str = "
 SELECT p.oid, p.proname::text AS name, pg_catalog.pg_get_userbyid(p.proowner)::text AS owner,
+       pg_catalog.format('rowcast.%I(%s)', p.proname,
+                         pg_catalog.pg_get_function_identity_arguments(p.oid)) AS signature,
        p.prosrc AS body, p.prosecdef AS security_definer,
        coalesce(p.proconfig, '{}') AS settings,
        pg_catalog.has_function_privilege('public', p.oid, 'EXECUTE') AS is_for_all,
@@ -262,7 +305,9 @@ SELECT p.oid, p.proname::text AS name, pg_catalog.pg_get_userbyid(p.proowner)::t
        ) AS granted
 FROM pg_catalog.pg_proc p
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-WHERE n.nspname = 'rowcast' AND p.prorettype = 'pg_catalog.trigger'::pg_catalog.regtype
+WHERE n.nspname = 'rowcast'
+  AND (pg_catalog.starts_with(p.proname::text, 'capture_')
+       OR pg_catalog.starts_with(p.proname::text, 'outbox_'))
 ORDER BY p.proname";
 
 /// A lock by one 64-bit key has it in two halves, and 1 for which form it is.
@@ -277,10 +322,6 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
 LIMIT 1";
 
 const READ_SHAPES: &str = "SELECT id, relation, columns FROM rowcast.shapes ORDER BY id";
-
-const READ_STATE: &str = "
-SELECT EXISTS (SELECT FROM rowcast.reader) AS has_reader, is_called AS is_gate_set
-FROM rowcast.gate";
 
 fn object(row: &Row) -> Result<Object, Error> {
     Ok(Object {
@@ -324,6 +365,7 @@ fn function(row: &Row) -> Result<Function, Error> {
     Ok(Function {
         oid: row.try_get("oid")?,
         name: text(row, "name")?,
+        signature: text(row, "signature")?,
         owner: text(row, "owner")?,
         body: text(row, "body")?,
         security_definer: row.try_get("security_definer")?,

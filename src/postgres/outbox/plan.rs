@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use super::capture::Operation;
 use super::goal::{Goal, goals};
-use super::{Outbox, is_capture};
+use super::{Outbox, SEQUENCES, TABLES, is_capture};
 use crate::postgres::catalog::{Table, quote_table};
+use crate::postgres::functions::{self, Functions};
 use crate::postgres::need::Need;
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::statement::Statement;
-use crate::postgres::{quote_identifier, quote_literal};
+use crate::postgres::{Capture, quote_identifier, quote_literal};
 
 const SQL: &str = include_str!("../../../sql/outbox.sql");
 
@@ -17,6 +18,8 @@ const SQL: &str = include_str!("../../../sql/outbox.sql");
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Installation {
     pub statements: Vec<Statement>,
+    /// What applications may call. All else goes without.
+    pub functions: Option<Statement>,
     pub found: Vec<String>,
 }
 
@@ -28,8 +31,11 @@ pub fn install(snapshot: &Snapshot, needs: &[Need], max_outbox_rows: u64) -> Ins
     let outbox = snapshot.outbox.as_ref().unwrap_or(&nothing);
     let role = &snapshot.server.role;
     let mut plan = Installation::default();
-    plan.statements.extend((!snapshot.may_create).then(|| schema(role)));
-    match outbox.is_complete() && outbox.is_gate_set {
+    let has_schema =
+        snapshot.schema.as_ref().is_some_and(|schema| schema.may_create && schema.is_for_all);
+    plan.statements.extend((!has_schema).then(|| schema(role)));
+    let is_made = outbox.is_complete() && outbox.is_gate_set && has_functions(outbox);
+    match is_made {
         true => plan.found.push("outbox rowcast.outbox".to_owned()),
         false => plan.statements.push(objects(role, max_outbox_rows)),
     }
@@ -38,7 +44,7 @@ pub fn install(snapshot: &Snapshot, needs: &[Need], max_outbox_rows: u64) -> Ins
         let name = &goal.root.relation.table;
         match goal.has_shape && goal.has_functions(outbox, role) && !lacks_grants(goal, outbox) {
             true => plan.found.push(format!("trigger functions of {name}")),
-            false => plan.statements.push(functions(goal, role)),
+            false => plan.statements.push(trigger_functions(goal, role)),
         }
     }
     for goal in &goals {
@@ -51,12 +57,24 @@ pub fn install(snapshot: &Snapshot, needs: &[Need], max_outbox_rows: u64) -> Ins
     }
     plan.statements.extend(stale_triggers(outbox, &goals));
     plan.statements.extend(stale_functions(outbox, &goals, role));
+    plan.functions = functions::make(snapshot.functions, Capture::Triggers);
+    if plan.functions.is_none() {
+        plan.found.push(functions::NAMES.to_owned());
+    }
     plan
+}
+
+/// Whether the functions of `sql/outbox.sql` are as it makes them.
+fn has_functions(outbox: &Outbox) -> bool {
+    let mut bodies = SQL.split("$rowcast$").skip(1).step_by(2);
+    bodies.all(|body| outbox.functions.iter().any(|function| *function.body == *body))
 }
 
 fn schema(role: &str) -> Statement {
     let sql = format!(
-        "CREATE SCHEMA IF NOT EXISTS rowcast;\nGRANT USAGE, CREATE ON SCHEMA rowcast TO {}",
+        "CREATE SCHEMA IF NOT EXISTS rowcast;\n\
+         GRANT USAGE ON SCHEMA rowcast TO PUBLIC;\n\
+         GRANT USAGE, CREATE ON SCHEMA rowcast TO {}",
         quote_identifier(role)
     );
     Statement::new(format!("schema rowcast: role {role} may make its outbox there"), sql)
@@ -92,7 +110,7 @@ fn lacks_grants(goal: &Goal<'_>, outbox: &Outbox) -> bool {
 }
 
 /// Replaced in place: no change is missed meanwhile. Their shape comes with them.
-fn functions(goal: &Goal<'_>, role: &str) -> Statement {
+fn trigger_functions(goal: &Goal<'_>, role: &str) -> Statement {
     let name = &goal.root.relation.table;
     let mut sql = Vec::new();
     if !goal.has_shape {
@@ -172,9 +190,49 @@ fn stale_functions(outbox: &Outbox, goals: &[Goal<'_>], role: &str) -> Option<St
     let stale = outbox.functions.iter().filter(|function| *function.owner == *role);
     let names: Vec<String> = stale
         .filter(|function| is_capture(&function.name) && !is_wanted(&function.name))
-        .map(|function| format!("rowcast.{}()", quote_identifier(&function.name)))
+        .map(|function| function.signature.to_string())
         .collect();
     let sql = format!("DROP FUNCTION IF EXISTS {}", names.join(", "));
     let what = "trigger functions of tables that no rule takes are gone";
     (!names.is_empty()).then(|| Statement::new(what, sql).by_role(role))
+}
+
+/// Takes everything back that `install` makes, if it is there. `role` is that
+/// of `[database] url`.
+pub fn remove(outbox: &Outbox, role: &str) -> Vec<Statement> {
+    let mut statements = drop_triggers(outbox, |_| true);
+    let named = |kind: &str, names: &[&str]| {
+        let found = outbox.objects.iter().filter(|object| names.contains(&&*object.name));
+        let found: Vec<String> = found.map(|object| format!("rowcast.{}", object.name)).collect();
+        (!found.is_empty()).then(|| format!("DROP {kind} IF EXISTS {}", found.join(", ")))
+    };
+    let functions: Vec<String> =
+        outbox.functions.iter().map(|function| function.signature.to_string()).collect();
+    let drop_functions = (!functions.is_empty())
+        .then(|| format!("DROP FUNCTION IF EXISTS {}", functions.join(", ")));
+    let drops: Vec<String> =
+        [named("TABLE", &TABLES), named("SEQUENCE", &SEQUENCES), drop_functions]
+            .into_iter()
+            .flatten()
+            .collect();
+    let is_own = |owner: &str| owner == role;
+    let owned = outbox.objects.iter().all(|object| is_own(&object.owner))
+        && outbox.functions.iter().all(|function| is_own(&function.owner));
+    if !drops.is_empty() {
+        let what = "outbox rowcast.outbox is gone, with what was not delivered from it";
+        let drop = Statement::new(what, drops.join(";\n"));
+        statements.push(if owned { drop.by_role(role) } else { drop });
+    }
+    statements
+}
+
+/// The schema, unless anything else is in it.
+pub fn remove_schema(snapshot: &Snapshot, role: &str) -> Option<Statement> {
+    let schema = snapshot.schema.as_ref()?;
+    let is_ours = snapshot.outbox.is_some() || snapshot.functions != Functions::Absent;
+    let sql = "DO $$ BEGIN DROP SCHEMA rowcast; \
+               EXCEPTION WHEN dependent_objects_still_exist THEN NULL; END $$";
+    let drop = Statement::new("schema rowcast is gone, unless anything else is in it", sql);
+    (is_ours || schema.is_empty)
+        .then(|| if *schema.owner == *role { drop.by_role(role) } else { drop })
 }
