@@ -31,6 +31,26 @@ async fn an_outbox_that_is_truncated_is_made_up_for() {
 }
 
 #[tokio::test]
+async fn an_outbox_that_is_dropped_is_waited_for_and_made_up_for() {
+    let scene = Scene::on(Version::DEFAULT).await.settled().await;
+    let run = scene.run().await;
+    let told = scene.reasons().len();
+    scene.database.psql("drop table rowcast.outbox").await;
+    let mark = run.stderr.mark();
+    scene.insert(2).await;
+    let words = "streaming pauses until this is mended; after that, pages are told to fetch again";
+    let says = |line: &str| line.contains(words).then_some(());
+    run.stderr.find_after(mark, SOON, words, says).await;
+    assert!(run.stderr.all().join("\n").contains("rowcast setup"));
+    scene.set_up().await;
+    scene.resynced(told, "gap").await;
+    scene.insert(3).await;
+    scene.arrives(3).await;
+    scene.wait_settled().await;
+    scene.stop(run).await;
+}
+
+#[tokio::test]
 async fn triggers_that_were_gone_for_a_while_are_a_gap() {
     let scene = Scene::on(Version::DEFAULT).await.settled().await;
     scene
