@@ -53,7 +53,8 @@ struct Campaign {
 
 impl Campaign {
     /// All faults together, without a cause for resyncs and with: for the suite.
-    const USUAL: [(u64, Capture); 2] = [(33, Capture::Wal), (34, Capture::Wal)];
+    const USUAL: [(u64, Capture); 4] =
+        [(33, Capture::Wal), (20, Capture::Notify), (34, Capture::Wal), (21, Capture::Poll)];
 
     /// `tests/faults` says by variables which.
     fn from_environment() -> Self {

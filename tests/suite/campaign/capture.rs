@@ -28,24 +28,31 @@ impl Capture {
         }
     }
 
-    /// The URL of rowcast: with triggers that of a role of its own, which may log in and nothing else.
+    /// The URL of rowcast: with triggers that of a role of its own, which may log in and little else.
     pub(super) async fn url(self, database: &Database) -> String {
         let url = database.url();
         if self == Capture::Wal {
             return url;
         }
         let role = role(database);
-        database.psql(&format!("create role {role} login")).await;
+        // What rules look up it reads itself.
+        let sql =
+            format!("create role {role} login; grant select (id, handle) on owners to {role};");
+        database.psql(&sql).await;
         url.replacen("postgres@", &format!("{role}@"), 1)
     }
 
-    /// Of `[database]`, besides the URL.
-    pub(super) fn toml(self) -> &'static str {
-        match self {
-            Capture::Wal => "",
-            Capture::Notify => "capture = 'triggers'\nwake = 'notify'\n",
-            Capture::Poll => "capture = 'triggers'\nwake = 'poll'\n",
-        }
+    /// `[database]` of the configuration. The slot gives the state file its name, too.
+    pub(super) fn toml(self, database: &Database) -> String {
+        let wake = match self {
+            Capture::Wal => return database.toml(),
+            Capture::Notify => "notify",
+            Capture::Poll => "poll",
+        };
+        let (url, slot) = (database.url(), database.slot());
+        format!(
+            "[database]\nurl = '{url}'\nslot = '{slot}'\ncapture = 'triggers'\nwake = '{wake}'\n"
+        )
     }
 }
 

@@ -2,7 +2,7 @@
 //! rolled back, some are prepared in between, and one is nearly always open.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -22,11 +22,13 @@ const ROWS: u64 = 10_000;
 pub(super) struct Latecomers {
     stop: Arc<AtomicBool>,
     writing: Vec<JoinHandle<()>>,
+    ended: Arc<AtomicU64>,
 }
 
 impl Latecomers {
     pub(super) fn start(url: &str, rng: &mut Rng, prepares: bool, harm: &Arc<Harm>) -> Self {
         let stop = Arc::<AtomicBool>::default();
+        let ended = Arc::<AtomicU64>::default();
         let writing = (0..=WRITERS)
             .map(|number| {
                 let latecomer = Latecomer {
@@ -37,20 +39,22 @@ impl Latecomers {
                     rows: 0,
                     prepares,
                     stop: stop.clone(),
+                    ended: ended.clone(),
                     harm: harm.clone(),
                 };
                 tokio::spawn(latecomer.run())
             })
             .collect();
-        Self { stop, writing }
+        Self { stop, writing, ended }
     }
 
-    /// Those that are open are ended first.
-    pub(super) async fn stop(self) {
+    /// Those that are open are ended first. Returns how many came to the end that they were to have.
+    pub(super) async fn stop(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         for writing in self.writing {
             writing.await.expect("a latecomer never panics");
         }
+        self.ended.load(Ordering::Relaxed)
     }
 }
 
@@ -71,6 +75,7 @@ struct Latecomer {
     rows: u64,
     prepares: bool,
     stop: Arc<AtomicBool>,
+    ended: Arc<AtomicU64>,
     harm: Arc<Harm>,
 }
 
@@ -81,9 +86,12 @@ impl Latecomer {
                 0 => self.stay_long().await,
                 _ => self.come_late().await,
             };
-            if let Err(error) = written {
-                self.harm.failed(&error);
-                self.recover().await;
+            match written {
+                Ok(()) => drop(self.ended.fetch_add(1, Ordering::Relaxed)),
+                Err(error) => {
+                    self.harm.failed(&error);
+                    self.recover().await;
+                }
             }
             sleep(self.rng.millis(0, 100)).await;
         }

@@ -114,7 +114,7 @@ pub(super) async fn play(
     writers.stop().await;
     pulse.stop().await;
     if let Some(latecomers) = latecomers {
-        latecomers.stop().await;
+        counts.late = latecomers.stop().await;
     }
     journal.note("no more is written");
 
@@ -166,10 +166,13 @@ fn config(
     let direct = format!(":{}/", database.cluster.port());
     let through = format!(":{}/", proxy.port());
     format!(
-        "{}{}[pusher]\n{}timeout = '500ms'\n[limits]\n{limits}\
+        "{}[pusher]\n{}timeout = '500ms'\n[limits]\n{limits}\
          [run]\nstate_dir = 'state'\ngrace = '2s'\ninspect_every = '1s'\n{}",
-        database.toml().replace(&database.url(), own_url).replace(&direct, &through),
-        schedule.capture.toml(),
+        schedule
+            .capture
+            .toml(database)
+            .replace(&database.url(), own_url)
+            .replace(&direct, &through),
         endpoint.toml(),
         shop::rules_toml(),
     )

@@ -106,7 +106,7 @@ impl Schedule {
 
     /// The beginning of it.
     pub(super) fn shortened(self) -> Self {
-        Self { strikes: 4, transactions: 500, ..self }
+        Self { strikes: 2, transactions: 250, ..self }
     }
 
     /// The reasons for which a resync may come.

@@ -7,6 +7,8 @@ use std::time::Duration;
 pub(super) struct Counts {
     pub(super) seeds: u64,
     pub(super) changes: u64,
+    /// Transactions that ended long after others that began later.
+    pub(super) late: u64,
     pub(super) kills: u64,
     pub(super) stops: u64,
     pub(super) freezes: u64,
@@ -31,6 +33,7 @@ impl Counts {
         let Counts {
             seeds,
             changes,
+            late,
             kills,
             stops,
             freezes,
@@ -48,6 +51,7 @@ impl Counts {
         } = other;
         self.seeds += seeds;
         self.changes += changes;
+        self.late += late;
         self.kills += kills;
         self.stops += stops;
         self.freezes += freezes;
@@ -71,12 +75,13 @@ impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let resyncs = self.resyncs.iter().map(|(reason, count)| format!("{reason}={count}"));
         let resyncs: Vec<String> = resyncs.collect();
-        let Counts { seeds, changes, kills, stops, freezes, restarts, crashes, cuts, .. } = self;
+        let Counts { seeds, changes, late, kills, stops, freezes, restarts, crashes, cuts, .. } =
+            self;
         let Counts { stalls, endpoint_faults, losses, duplicates, lost, breaches, .. } = self;
         let longest_write = self.longest_write.as_millis();
         write!(
             f,
-            "seeds={seeds} changes={changes} kills={kills} stops={stops} freezes={freezes} \
+            "seeds={seeds} changes={changes} late={late} kills={kills} stops={stops} freezes={freezes} \
              restarts={restarts} crashes={crashes} cuts={cuts} stalls={stalls} \
              endpoint_faults={endpoint_faults} losses={losses} duplicates={duplicates} \
              longest_write_ms={longest_write} resyncs{{{}}} breaches={breaches} lost={lost}",
