@@ -100,7 +100,7 @@ mod tests {
             primary_key: vec![1],
         };
         let columns = ["title", "id"].map(str::to_owned).into();
-        let mut shapes = Shapes::default();
+        let mut shapes = Shapes::new(Box::new(|_| Vec::new()));
         shapes.learn(vec![ShapeRow { id: 1, relation: OID, columns }], vec![relation]);
         shapes
     }
