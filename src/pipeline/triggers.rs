@@ -33,19 +33,19 @@ impl Pipeline<'_> {
     pub(super) async fn open_triggers(&mut self, triggers: &Triggers) -> Result<Open, Error> {
         let options = self.options;
         let (dsn, tenure) = (options.database.dsn(), options.database.tenure());
-        let connection =
-            connect_as(&dsn, APPLICATION_NAME, tenure).await.map_err(Error::Connect)?;
+        let connection = match tenure {
+            // Before anything is set in a session that is not ours.
+            Tenure::Session => connect_alone(&dsn, APPLICATION_NAME).await,
+            Tenure::Transaction => connect_as(&dsn, APPLICATION_NAME, tenure).await,
+        };
+        let connection = connection.map_err(Error::Connect)?;
         let mut inspection = self.accepted(&connection).await?;
         // What was inspected, and is watched, is the server that is read.
         let dsn = dsn.only(&connection.host);
         let server = Server::read(&connection).await?;
         self.refuse_other_system(self.load().await?.as_ref(), &server.system)?;
 
-        let reading = match tenure {
-            Tenure::Session => connect_alone(&dsn, APPLICATION_NAME).await,
-            Tenure::Transaction => connect_as(&dsn, APPLICATION_NAME, tenure).await,
-        };
-        let reading = reading.map_err(Error::Connect)?;
+        let reading = connect_as(&dsn, APPLICATION_NAME, tenure).await.map_err(Error::Connect)?;
         let leader = match triggers.reads {
             Reads::Watch => None,
             Reads::Drain => {

@@ -141,7 +141,7 @@ pub enum ConnectError {
     Unavailable { host: Host, source: ServerError },
     #[error("{host} is not a server that target_session_attrs asks for")]
     WrongSession { host: Host },
-    #[error("{host} gives each transaction another session, and a session's own is needed")]
+    #[error("{host} gives each transaction another session, and one that stays is needed here")]
     Pooled { host: Host },
     #[error("{host} refused the session")]
     Refused { host: Host, source: ServerError },

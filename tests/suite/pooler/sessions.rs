@@ -3,10 +3,6 @@
 use std::{
     collections::BTreeSet,
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     task::{Context, Waker},
     time::Duration,
 };
@@ -15,113 +11,18 @@ use rowcast::{
     change::{Lookup, LookupId, Parent, ParentKey, TableName},
     lookup::Lookups,
     postgres::{
-        self, ConnectError, Connection, Dsn, Mode, Tenure, catalog, snapshot::Snapshot, transaction,
+        self, ConnectError, Connection, Mode, Tenure, catalog, snapshot::Snapshot, transaction,
     },
 };
-use tokio::{task::JoinSet, time::timeout};
-use tokio_postgres::NoTls;
+use tokio::time::timeout;
 
+use super::{Pool, SIZE};
 use crate::harness::{
-    cluster::{Cluster, Version},
-    database::Database,
-    pgbouncer::{PgBouncer, PoolMode},
+    pgbouncer::PoolMode,
     wait::{SOON, eventually},
 };
 
 const NAME: &str = "rowcast_test";
-const SIZE: u32 = 2;
-
-/// A database, and two sessions of it for all who ask.
-struct Pool {
-    database: Database,
-    bouncer: PgBouncer,
-}
-
-impl Pool {
-    async fn of(mode: PoolMode) -> Pool {
-        let cluster = Cluster::shared(Version::DEFAULT).await;
-        let bouncer = PgBouncer::start(&cluster, mode, SIZE, &["postgres"], None).await;
-        Pool { database: Database::fresh(&cluster).await, bouncer }
-    }
-
-    fn dsn(&self) -> Dsn {
-        self.bouncer.url("postgres", &self.database.name).parse().expect("the harness makes URLs")
-    }
-
-    async fn client(&self) -> tokio_postgres::Client {
-        let url = self.bouncer.url("postgres", &self.database.name);
-        let (client, connection) =
-            tokio_postgres::connect(&url, NoTls).await.expect("PgBouncer takes us");
-        tokio::spawn(async move {
-            let _ = connection.await;
-        });
-        client
-    }
-
-    /// Others, whose transactions have each session go from hand to hand.
-    async fn stirred(&self) -> Others {
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut clients = JoinSet::new();
-        for pause_ms in [1, 2, 3, 5] {
-            let (client, stop) = (self.client().await, stop.clone());
-            clients.spawn(async move {
-                let sql = format!("begin; select pg_sleep(0.00{pause_ms}); commit");
-                while !stop.load(Ordering::Relaxed) {
-                    client.batch_execute(&sql).await.expect("it is nothing but sleep");
-                }
-            });
-        }
-        Others { stop, clients }
-    }
-
-    /// What each session of the pool has set, prepared, locked, or listens to.
-    async fn left_behind(&self) -> Vec<String> {
-        let mut holders = Vec::new();
-        let mut left = Vec::new();
-        for _ in 0..SIZE {
-            let client = self.client().await;
-            client.batch_execute("begin").await.expect("there is a session left");
-            left.push(state_of(&client).await);
-            holders.push(client);
-        }
-        left
-    }
-
-    /// The same of a session that nobody used.
-    async fn fresh(&self) -> Vec<String> {
-        let client = self.database.client().await;
-        client.batch_execute("begin").await.expect("it may");
-        vec![state_of(&client).await; SIZE as usize]
-    }
-}
-
-struct Others {
-    stop: Arc<AtomicBool>,
-    clients: JoinSet<()>,
-}
-
-impl Others {
-    /// Lets each transaction end: PgBouncer closes a session that is left in one.
-    async fn leave(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.clients.join_all().await;
-    }
-}
-
-async fn state_of(client: &tokio_postgres::Client) -> String {
-    // What each pooler sets by itself, to have it as its client has, is left out.
-    const STATE: &str = "
-        select coalesce(string_agg(name || '=' || setting, ' ' order by name), '')
-            || ' prepared=' || (select count(*) from pg_catalog.pg_prepared_statements)
-            || ' listens=' || (select count(*) from pg_catalog.pg_listening_channels())
-            || ' locks=' || (select count(*) from pg_catalog.pg_locks
-                             where pid = pg_backend_pid() and locktype = 'advisory')
-        from pg_catalog.pg_settings
-        where source = 'session' and name not in ('application_name', 'client_encoding')";
-    let row = client.query_typed_one(STATE, &[]).await.expect("anyone may ask");
-    row.get(0)
-}
-
 async fn setting(connection: &Connection, name: &str) -> Result<String, tokio_postgres::Error> {
     let sql = format!("select current_setting('{name}')");
     connection.client.query_typed_one(&sql, &[]).await?.try_get(0)
@@ -259,7 +160,7 @@ async fn in_session_mode_a_session_is_ours_and_hears_what_others_notify() {
 #[tokio::test]
 async fn options_in_the_url_are_refused_with_what_to_do() {
     let pool = Pool::of(PoolMode::Session).await;
-    let url = pool.bouncer.url("postgres", &pool.database.name) + "?options=-clock_timeout%3D1s";
+    let url = pool.url() + "?options=-clock_timeout%3D1s";
     let error = postgres::connect(&url.parse().unwrap(), NAME).await.err().expect("it is refused");
     let hint = error.hint().expect("something can be done");
     assert!(hint.contains("leave options out of the URL"), "{error:?}");
