@@ -29,7 +29,7 @@ pub enum PoolMode {
 /// Sessions are pooled for each user and database. Killed when dropped.
 pub struct PgBouncer {
     pub port: u16,
-    process: Process,
+    _process: Process,
     _folder: TempDir,
 }
 
@@ -60,7 +60,7 @@ impl PgBouncer {
             })
             .await;
             if is_up {
-                return Self { port, process, _folder: folder };
+                return Self { port, _process: process, _folder: folder };
             }
             let printed = process.stderr.all().join("\n");
             assert!(printed.contains("in use"), "PgBouncer does not start: {printed}");
@@ -70,11 +70,6 @@ impl PgBouncer {
 
     pub fn url(&self, user: &str, database: &str) -> String {
         format!("postgres://{user}@127.0.0.1:{}/{database}", self.port)
-    }
-
-    /// What it has logged.
-    pub fn log(&self) -> String {
-        self.process.stderr.all().join("\n")
     }
 }
 
