@@ -5,6 +5,7 @@ use rowcast::deliver::pusher::Server;
 use serde_json::{Value, json};
 
 use crate::harness::{
+    capture::{Capture, over_both},
     client::{Heard, Listener},
     cluster::{Version, on_every_version},
     database::Database,
@@ -12,7 +13,7 @@ use crate::harness::{
     process::Process,
     rowcast::Rowcast,
     sockudo::Sockudo,
-    wait::{SOON, eventually},
+    wait::SOON,
 };
 
 mod functions;
@@ -23,10 +24,9 @@ const RULE: &str = "[[rule]]\ntable = 'posts'\nchannels = ['posts']\ncoalesce = 
 const BROADCAST: &str =
     "[broadcast]\nchannels = ['private-admin.*']\nevents = ['App\\Events\\*']\n";
 
-fn config(database: &Database, pusher: &str, rules: &str) -> String {
+fn config(database: &str, pusher: &str, rules: &str) -> String {
     format!(
-        "{}[pusher]\n{pusher}[limits]\nresync_spread = '0s'\n[run]\nstate_dir = 'state'\n{rules}",
-        database.toml()
+        "{database}[pusher]\n{pusher}[limits]\nresync_spread = '0s'\n[run]\nstate_dir = 'state'\n{rules}"
     )
 }
 
@@ -39,12 +39,16 @@ struct Scene {
 impl Scene {
     /// Set up.
     async fn on(version: Version, rules: &str) -> Scene {
+        Scene::over(Capture::Wal, version, rules).await
+    }
+
+    async fn over(capture: Capture, version: Version, rules: &str) -> Scene {
         let database = Database::on(version).await;
         database.psql(POSTS).await;
         let endpoint = Endpoint::start(Server::Any).await;
-        let rowcast = Rowcast::new(&config(&database, &endpoint.toml(), rules));
-        let setup = rowcast.start(&["setup"]);
-        assert_eq!(setup.exit_code(SOON).await, 0, "{:?}", setup.stderr.all());
+        let toml = database.toml_over(capture).await;
+        let rowcast = Rowcast::new(&config(&toml, &endpoint.toml(), rules));
+        database.set_up(&rowcast, capture).await;
         Scene { database, endpoint, rowcast }
     }
 
@@ -77,9 +81,14 @@ impl Scene {
 
 on_every_version! {
     async fn what_is_committed_is_told_with_what_was_said_and_what_is_rolled_back_was_never_said(version: Version) {
-        let scene = Scene::on(version, &[BROADCAST, RULE].concat()).await;
-        let run = scene.run().await;
-        scene
+        over_both(async |capture| what_is_committed_is_told(version, capture).await).await;
+    }
+}
+
+async fn what_is_committed_is_told(version: Version, capture: Capture) {
+    let scene = Scene::over(capture, version, &[BROADCAST, RULE].concat()).await;
+    let run = scene.run().await;
+    scene
             .database
             .psql(
                 r#"insert into posts values (1);
@@ -111,43 +120,50 @@ on_every_version! {
                    select rowcast.broadcast('private-admin.7', 'App\Events\Last', '{"n":12345678901234567890.10}');"#,
             )
             .await;
-        scene.hears(r"App\Events\Last").await;
-        scene.hears("PostCreated").await;
-        let written = scene.database.written().await;
-        eventually(SOON, "all is confirmed", async || {
-            (scene.database.confirmed().await >= written).then_some(())
-        })
-        .await;
-        scene.stop(&run).await;
+    scene.hears(r"App\Events\Last").await;
+    scene.hears("PostCreated").await;
+    scene.database.delivered(capture).await;
+    scene.stop(&run).await;
 
-        let mut told = scene.told();
-        told.sort_by_key(|(name, data, _)| (name.clone(), data["id"].as_i64()));
-        let post = |id: i64, by: Value, socket: Option<&str>| {
-            ("PostCreated on posts".to_owned(), json!({ "id": id, "by": by }), socket.map(str::to_owned))
-        };
-        let socket = Some("12.34");
-        let last: Value = serde_json::from_str(r#"{"n":12345678901234567890.10}"#).unwrap();
-        assert_eq!(
-            told,
-            [
-                (r"App\Events\Last on private-admin.7".to_owned(), last, None),
-                (r"App\Events\Paid on private-admin.7".to_owned(), json!({ "order": 2 }), socket.map(str::to_owned)),
-                post(1, Value::Null, None),
-                post(2, Value::Null, None),
-                post(3, json!(7), socket),
-                post(4, json!(7), socket),
-                post(5, json!("Zoë"), None),
-                post(6, Value::Null, None),
-            ]
-        );
-        let exact = scene.endpoint.accepted().into_iter().find(|a| a.event.name.ends_with("Last"));
-        assert_eq!(exact.expect("it was told").event.data, r#"{"n": 12345678901234567890.10}"#);
-    }
+    let mut told = scene.told();
+    told.sort_by_key(|(name, data, _)| (name.clone(), data["id"].as_i64()));
+    let post = |id: i64, by: Value, socket: Option<&str>| {
+        (
+            "PostCreated on posts".to_owned(),
+            json!({ "id": id, "by": by }),
+            socket.map(str::to_owned),
+        )
+    };
+    let socket = Some("12.34");
+    let last: Value = serde_json::from_str(r#"{"n":12345678901234567890.10}"#).unwrap();
+    assert_eq!(
+        told,
+        [
+            (r"App\Events\Last on private-admin.7".to_owned(), last, None),
+            (
+                r"App\Events\Paid on private-admin.7".to_owned(),
+                json!({ "order": 2 }),
+                socket.map(str::to_owned)
+            ),
+            post(1, Value::Null, None),
+            post(2, Value::Null, None),
+            post(3, json!(7), socket),
+            post(4, json!(7), socket),
+            post(5, json!("Zoë"), None),
+            post(6, Value::Null, None),
+        ]
+    );
+    let exact = scene.endpoint.accepted().into_iter().find(|a| a.event.name.ends_with("Last"));
+    assert_eq!(exact.expect("it was told").event.data, r#"{"n": 12345678901234567890.10}"#);
 }
 
 #[tokio::test]
 async fn events_of_a_channel_keep_their_order_and_say_each_what_they_say() {
-    let scene = Scene::on(Version::DEFAULT, &[BROADCAST, RULE].concat()).await;
+    over_both(async |capture| events_keep_their_order(capture).await).await;
+}
+
+async fn events_keep_their_order(capture: Capture) {
+    let scene = Scene::over(capture, Version::DEFAULT, &[BROADCAST, RULE].concat()).await;
     let run = scene.run().await;
     scene
         .database
@@ -172,6 +188,10 @@ async fn events_of_a_channel_keep_their_order_and_say_each_what_they_say() {
 
 #[tokio::test]
 async fn two_browsers_share_a_channel_and_the_one_that_made_the_change_is_not_told() {
+    over_both(async |capture| two_browsers_share_a_channel(capture).await).await;
+}
+
+async fn two_browsers_share_a_channel(capture: Capture) {
     let database = Database::on(Version::V15).await;
     database.psql(POSTS).await;
     let sockudo = Sockudo::shared().await;
@@ -192,9 +212,9 @@ async fn two_browsers_share_a_channel_and_the_one_that_made_the_change_is_not_to
          [[rule]]\ntable = 'posts'\nchannels = ['{list}']\n",
         database.name
     );
-    let rowcast = Rowcast::new(&config(&database, &pusher, &rules));
-    let setup = rowcast.start(&["setup"]);
-    assert_eq!(setup.exit_code(SOON).await, 0, "{:?}", setup.stderr.all());
+    let toml = database.toml_over(capture).await;
+    let rowcast = Rowcast::new(&config(&toml, &pusher, &rules));
+    database.set_up(&rowcast, capture).await;
     let run = rowcast.start(&["run"]);
     run.stderr.wait_for(SOON, "streaming changes").await;
     // The resync of the first start is told to both, before anything else is.
@@ -331,7 +351,7 @@ async fn without_leave_no_application_event_is_sent_and_the_log_says_which_lines
         ("channels = ['private-encrypted-*']\nevents = ['*']", "`encryption_key`"),
     ] {
         let rules = format!("[broadcast]\n{broadcast}\n{RULE}");
-        scene.rowcast.configure(&config(&scene.database, endpoint, &rules));
+        scene.rowcast.configure(&config(&scene.database.toml(), endpoint, &rules));
         let refused = scene.rowcast.start(&["run"]);
         assert_eq!(refused.exit_code(SOON).await, 78, "{broadcast}");
         let said = refused.stderr.all().join("\n");

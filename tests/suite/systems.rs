@@ -1,4 +1,4 @@
-//! The systems of `tests/systems`: each from its configuration alone, to real pages.
+//! The systems of `tests/systems`: each from its configuration alone, to real pages, over both captures.
 //!
 //! A folder has the tables as the application's migrations make them, configurations that a user would copy, for each a
 //! scenario that says what is written and what the pages hear, and the page's own code.
@@ -17,6 +17,8 @@ use std::{
 use play::Play;
 use scenario::Scenario;
 
+use crate::harness::capture::{Capture, over_both};
+
 macro_rules! systems {
     ($($claim:ident: $folder:literal $config:literal $scenario:literal;)*) => {
         const PLAYED: &[(&str, &str)] = &[$(($folder, $config)),*];
@@ -24,7 +26,8 @@ macro_rules! systems {
         $(
             #[tokio::test]
             async fn $claim() {
-                play(&root().join($folder), $config, $scenario).await;
+                let folder = root().join($folder);
+                over_both(async |capture| play(&folder, $config, $scenario, capture).await).await;
             }
         )*
     };
@@ -67,13 +70,13 @@ fn root() -> PathBuf {
 }
 
 #[expect(clippy::print_stdout, reason = "figures are reported, not asserted")]
-async fn play(folder: &Path, config: &str, scenario: &str) {
+async fn play(folder: &Path, config: &str, scenario: &str, capture: Capture) {
     let scenario = Scenario::load(&folder.join(scenario));
     let shown: BTreeSet<&String> = scenario.steps.iter().flat_map(|step| &step.rows).collect();
     let rows: BTreeSet<&String> = scenario.rows.iter().collect();
     assert_eq!(shown, rows, "the rows that steps show, and those of the system's table");
 
-    let mut play = Play::prepare(folder, config, &scenario).await;
+    let mut play = Play::prepare(folder, config, &scenario, capture).await;
     play.resync_by_a_first_start(&scenario).await;
     let run = play.run().await;
     for (index, step) in scenario.steps.iter().enumerate() {
@@ -87,7 +90,7 @@ async fn play(folder: &Path, config: &str, scenario: &str) {
     latencies_ms.sort_by(f64::total_cmp);
     let at = |share: f64| latencies_ms[(latencies_ms.len() as f64 * share) as usize];
     println!(
-        "{}/{config}: rows of the table {} of {}, {} messages, commit to page p50 {:.0} ms, p99 {:.0} ms",
+        "{}/{config} over {capture}: rows of the table {} of {}, {} messages, commit to page p50 {:.0} ms, p99 {:.0} ms",
         folder.file_name().expect("it has a name").display(),
         shown.len(),
         rows.len(),

@@ -13,7 +13,7 @@ async fn scene(rules: &str) -> (Database, Rowcast) {
     let database = Database::on(Version::DEFAULT).await;
     database.psql(POSTS).await;
     let pusher = "url = 'http://127.0.0.1:1'\napp_id = 'a'\nkey = 'k'\nsecret = 's'\n";
-    let rowcast = Rowcast::new(&config(&database, pusher, rules));
+    let rowcast = Rowcast::new(&config(&database.toml(), pusher, rules));
     (database, rowcast)
 }
 
@@ -108,7 +108,7 @@ async fn without_the_right_to_make_them_setup_goes_on_and_fails_only_if_they_are
     assert!(said.contains(&format!("warning    {FUNCTIONS} are not there")), "{said}");
     assert!(said.contains("permission denied for database"), "{said}");
     let pusher = "url = 'http://127.0.0.1:1'\napp_id = 'a'\nkey = 'k'\nsecret = 's'\n";
-    rowcast.configure(&config(&database, pusher, &[BROADCAST, RULE].concat()));
+    rowcast.configure(&config(&database.toml(), pusher, &[BROADCAST, RULE].concat()));
     let (code, said) = ended(&rowcast.start(&["setup", "--url", &url])).await;
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("[broadcast] is set"), "{said}");

@@ -16,6 +16,7 @@ use super::{
     scenario::{Client as Browser, Scenario, Step, Subscription},
 };
 use crate::harness::{
+    capture::Capture,
     cluster::Version,
     database::Database,
     process::Process,
@@ -30,6 +31,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const ENCRYPTION_KEY: &str = "base64:MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
 
 pub struct Play {
+    capture: Capture,
     sockudo: Sockudo,
     application: Client,
     database: Database,
@@ -44,13 +46,20 @@ pub struct Play {
 
 impl Play {
     /// Tables made, `setup` run, pages opened.
-    pub async fn prepare(folder: &Path, config: &str, scenario: &Scenario) -> Self {
+    pub async fn prepare(
+        folder: &Path,
+        config: &str,
+        scenario: &Scenario,
+        capture: Capture,
+    ) -> Self {
         let read = |name: &str| fs::read_to_string(folder.join(name)).expect("the folder has it");
         let (database, sockudo) = tokio::join!(Database::on(Version::DEFAULT), Sockudo::start());
         database.psql(&read("schema.sql")).await;
         database.psql(&scenario.before).await;
-        let rowcast = Rowcast::new(&read(config))
-            .env("DATABASE_URL", &database.url())
+        let url = database.url_over(capture).await;
+        let captured = format!("[database]\ncapture = '{capture}'\n");
+        let rowcast = Rowcast::new(&read(config).replace("[database]\n", &captured))
+            .env("DATABASE_URL", &url)
             .env("ROWCAST_SLOT", &database.slot())
             .env("PUSHER_URL", &sockudo.url())
             .env("PUSHER_SERVER", "sockudo")
@@ -58,20 +67,20 @@ impl Play {
             .env("REVERB_APP_ID", Sockudo::APP_ID)
             .env("REVERB_APP_KEY", Sockudo::KEY)
             .env("REVERB_APP_SECRET", Sockudo::SECRET);
-        let setup = rowcast.start(&["setup", "--identity"]);
-        assert_eq!(setup.exit_code(SOON).await, 0, "{:?}", setup.stderr.all());
+        database.set_up(&rowcast, capture).await;
         let browsers =
             Browsers::open(&sockudo, ENCRYPTION_KEY, &folder.join("page.js"), &scenario.clients)
                 .await;
         let application = database.client().await;
         let mut play = Self {
+            capture,
             sockudo,
             application,
             database,
             rowcast,
             browsers,
             joined: Vec::new(),
-            ledger: Ledger::default(),
+            ledger: Ledger::new(capture),
             mark: 0,
         };
         let mark = play.browsers.mark();
@@ -199,11 +208,7 @@ impl Play {
 
     /// Returns when all that was written is delivered.
     pub async fn stop(&self, run: Process) {
-        let written = self.database.written().await;
-        eventually(SOON, "all is accepted", async || {
-            (self.database.confirmed().await >= written).then_some(())
-        })
-        .await;
+        self.database.delivered(self.capture).await;
         run.sigterm();
         assert_eq!(run.exit_code(SOON).await, 0, "{:?}", run.stderr.all());
     }
