@@ -1,7 +1,8 @@
-//! From a commit to the page: single updates, one after the other, through Sockudo to pusher-js. In turn with an
-//! application that pushes by itself after its commit, which is what rowcast replaces.
+//! From a commit to the page: single updates, one after the other, through Sockudo to pusher-js. rowcast over wal and
+//! over triggers with either wake, in turn with an application that pushes by itself after its commit, which is what
+//! rowcast replaces.
 //!
-//! `cargo bench --bench latency`
+//! `cargo bench --bench latency`, or with words behind it (`-- wal notify`) for the tellers whose names hold one.
 #![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
 
 #[expect(unreachable_pub, reason = "nothing of a bench can be reached from outside")]
@@ -15,12 +16,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use harness::{
-    cluster::Version,
-    database::Database,
-    node,
-    rowcast::Rowcast,
-    sockudo::Sockudo,
-    wait::{SOON, eventually},
+    capture::Capture, cluster::Version, database::Database, node, rowcast::Rowcast,
+    sockudo::Sockudo, wait::SOON,
 };
 
 const COUNT: usize = 500;
@@ -33,15 +30,28 @@ const DEADLINE: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, PartialEq)]
 enum Teller {
     Application,
-    Rowcast,
+    Wal,
+    Triggers { wake: &'static str },
 }
 
 impl Teller {
-    fn name(self) -> &'static str {
+    const ALL: [Self; 4] = [
+        Self::Application,
+        Self::Wal,
+        Self::Triggers { wake: "notify" },
+        Self::Triggers { wake: "poll" },
+    ];
+
+    fn name(self) -> String {
         match self {
-            Teller::Application => "the application itself",
-            Teller::Rowcast => "rowcast",
+            Self::Application => "application".to_owned(),
+            Self::Wal => "wal".to_owned(),
+            Self::Triggers { wake } => format!("triggers, {wake}"),
         }
+    }
+
+    fn is_wanted(self, words: &[String]) -> bool {
+        words.is_empty() || words.iter().any(|word| self.name().contains(word))
     }
 }
 
@@ -55,50 +65,78 @@ struct Turn {
 
 #[tokio::main]
 async fn main() {
-    let database = Database::on(Version::DEFAULT).await;
+    let words: Vec<String> =
+        std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let sockudo = Sockudo::start().await;
-    let rows = WARM_UP + COUNT;
-    database
-        .psql(&format!(
-            "create table posts (id int primary key, title text not null, views int not null default 0);
-             insert into posts (id, title) select n, 'Title ' || n from generate_series(1, {rows}) n;"
-        ))
-        .await;
-    let rowcast = Rowcast::new(&config(&database, &sockudo));
-    let setup = rowcast.start(&["setup"]);
-    assert_eq!(setup.exit_code(SOON).await, 0, "{:?}", setup.stderr.all());
+    // Of its own each: neither pays for what the other has installed.
+    let wal = Scene::new(Capture::Wal, &sockudo).await;
+    let triggers = Scene::new(Capture::Triggers, &sockudo).await;
 
     let mut turns = Vec::new();
     for _ in 0..TURNS {
-        turns.push(Teller::Application.turn(&database, &sockudo).await);
-        let run = rowcast.start(&["run"]);
-        // It begins with what the application told by itself.
-        let written = database.written().await;
-        eventually(SOON, "the slot is caught up", async || {
-            (database.confirmed().await >= written).then_some(())
-        })
-        .await;
-        turns.push(Teller::Rowcast.turn(&database, &sockudo).await);
-        run.sigterm();
-        assert_eq!(run.exit_code(SOON).await, 0, "{:?}", run.stderr.all());
+        for teller in Teller::ALL.into_iter().filter(|teller| teller.is_wanted(&words)) {
+            turns.push(match teller {
+                Teller::Application => teller.turn(&wal.database, &sockudo).await,
+                Teller::Wal => wal.turn(teller, &sockudo).await,
+                Teller::Triggers { wake } => {
+                    triggers.wake_by(wake);
+                    triggers.turn(teller, &sockudo).await
+                }
+            });
+        }
     }
     report(&turns);
 }
 
-fn config(database: &Database, sockudo: &Sockudo) -> String {
-    format!(
-        "[database]\nurl = '{}'\nslot = '{}'\npublication = '{}'\n\
-         [pusher]\nurl = '{}'\napp_id = '{}'\nkey = '{}'\nsecret = '{}'\nserver = 'sockudo'\n\
-         [run]\nstate_dir = 'state'\n\
-         [[rule]]\ntable = 'posts'\nchannels = ['posts']\ncoalesce = false\n",
-        database.url(),
-        database.slot(),
-        database.name,
-        sockudo.url(),
-        Sockudo::APP_ID,
-        Sockudo::KEY,
-        Sockudo::SECRET,
-    )
+/// A table that rowcast captures.
+struct Scene {
+    database: Database,
+    capture: Capture,
+    config: String,
+    rowcast: Rowcast,
+}
+
+impl Scene {
+    async fn new(capture: Capture, sockudo: &Sockudo) -> Self {
+        let database = Database::on(Version::DEFAULT).await;
+        let rows = WARM_UP + COUNT;
+        database
+            .psql(&format!(
+                "create table posts (id int primary key, title text not null, views int not null default 0);
+                 insert into posts (id, title) select n, 'Title ' || n from generate_series(1, {rows}) n;"
+            ))
+            .await;
+        let config = format!(
+            "{}[pusher]\nurl = '{}'\napp_id = '{}'\nkey = '{}'\nsecret = '{}'\nserver = 'sockudo'\n\
+             [run]\nstate_dir = 'state'\n\
+             [[rule]]\ntable = 'posts'\nchannels = ['posts']\ncoalesce = false\n",
+            database.toml_over(capture).await,
+            sockudo.url(),
+            Sockudo::APP_ID,
+            Sockudo::KEY,
+            Sockudo::SECRET,
+        );
+        let rowcast = Rowcast::new(&config);
+        database.set_up(&rowcast, capture).await;
+        Self { database, capture, config, rowcast }
+    }
+
+    fn wake_by(&self, wake: &str) {
+        let triggers = "capture = 'triggers'\n";
+        let woken = format!("{triggers}wake = '{wake}'\n");
+        self.rowcast.configure(&self.config.replace(triggers, &woken));
+    }
+
+    async fn turn(&self, teller: Teller, sockudo: &Sockudo) -> Turn {
+        let run = self.rowcast.start(&["run"]);
+        run.stderr.wait_for(SOON, "streaming changes").await;
+        // It begins with what the application told by itself.
+        self.database.delivered(self.capture).await;
+        let turn = teller.turn(&self.database, sockudo).await;
+        run.sigterm();
+        assert_eq!(run.exit_code(SOON).await, 0, "{:?}", run.stderr.all());
+        turn
+    }
 }
 
 #[derive(Deserialize)]
@@ -132,23 +170,24 @@ impl Teller {
 
 fn report(turns: &[Turn]) {
     println!("commit to pusher-js through Sockudo, {COUNT} single updates each turn");
-    println!("{:<24} {:>8} {:>8} {:>8}", "told by", "p50 ms", "p99 ms", "worst");
+    println!("{:<18} {:>8} {:>8} {:>8}", "told by", "p50 ms", "p99 ms", "worst");
     for Turn { teller, p50, p99, worst } in turns {
-        println!("{:<24} {p50:>8.2} {p99:>8.2} {worst:>8.2}", teller.name());
+        println!("{:<18} {p50:>8.2} {p99:>8.2} {worst:>8.2}", teller.name());
     }
-    let median = |teller: Teller, of: fn(&Turn) -> f64| {
-        let mut values: Vec<f64> =
-            turns.iter().filter(|turn| turn.teller == teller).map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
-    let summary = |teller: Teller| json!({ "p50_ms": median(teller, |turn| turn.p50), "p99_ms": median(teller, |turn| turn.p99) });
-    println!(
-        "{}",
-        json!({
-            "bench": "latency",
-            "rowcast": summary(Teller::Rowcast),
-            "application": summary(Teller::Application),
-        })
-    );
+    let mut medians = serde_json::Map::new();
+    println!("the median of the turns");
+    for teller in Teller::ALL {
+        let median = |of: fn(&Turn) -> f64| {
+            let turns = turns.iter().filter(|turn| turn.teller == teller);
+            let mut values: Vec<f64> = turns.map(of).collect();
+            values.sort_by(f64::total_cmp);
+            values.get(values.len() / 2).copied()
+        };
+        let (p50, p99) = (median(|turn| turn.p50), median(|turn| turn.p99));
+        if let (Some(p50), Some(p99)) = (p50, p99) {
+            println!("{:<18} {p50:>8.2} {p99:>8.2}", teller.name());
+            medians.insert(teller.name(), json!({ "p50_ms": p50, "p99_ms": p99 }));
+        }
+    }
+    println!("{}", json!({ "bench": "latency", "medians": medians }));
 }
