@@ -16,10 +16,13 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
+use harness::capture::Capture;
 use memory::{MAX_BYTES, NAMED, Peak};
 
 /// Rows of one transaction.
 const ROWS: usize = 10_000_000;
+/// The same where triggers write each into the outbox, which takes its time.
+const OUTBOX_ROWS: usize = 1_000_000;
 const VALUE_BYTES: usize = 100_000_000;
 /// An hour of 2,000 a second.
 const CHANGES: usize = 7_200_000;
@@ -35,24 +38,31 @@ async fn main() -> ExitCode {
     let is_wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word));
     let cluster = memory::cluster().await;
     let mut table = Table::default();
-    if is_wanted("transaction") {
-        let peak = memory::one_transaction(&cluster, ROWS).await;
-        table.add(format!("one transaction of {ROWS} rows"), peak);
-    }
-    for (name, data) in [("rows", ""), ("rows named in data", NAMED)] {
-        if is_wanted(name) {
-            let peak = memory::large_rows(&cluster, VALUE_BYTES, data).await;
-            table.add(format!("{VALUE_BYTES} bytes in {name}"), peak);
+    for capture in [Capture::Wal, Capture::Triggers] {
+        let rows = match capture {
+            Capture::Wal => ROWS,
+            Capture::Triggers => OUTBOX_ROWS,
+        };
+        let name = format!("{capture}: one transaction of {rows} rows");
+        if is_wanted(&name) {
+            table.add(name, memory::one_transaction(&cluster, capture, rows).await);
+        }
+        for (place, data) in [("rows", ""), ("rows named in data", NAMED)] {
+            let name = format!("{capture}: {VALUE_BYTES} bytes in {place}");
+            if is_wanted(&name) {
+                let peak = memory::large_rows(&cluster, capture, VALUE_BYTES, data).await;
+                table.add(name, peak);
+            }
+        }
+        let name = format!("{capture}: endpoint slow for {IDS} ids");
+        if is_wanted(&name) {
+            table.add(name, memory::slow_endpoint(&cluster, capture, IDS).await);
         }
     }
-    if is_wanted("away") {
+    if is_wanted("wal: endpoint away") {
         let [folding, waiting] = memory::endpoint_away(&cluster, CHANGES, PAGES, HELD_BACK).await;
-        table.add(format!("endpoint away for {CHANGES} changes"), folding);
+        table.add(format!("wal: endpoint away for {CHANGES} changes"), folding);
         table.add("  with coalesce = false, resync = false".to_owned(), waiting);
-    }
-    if is_wanted("slow") {
-        let peak = memory::slow_endpoint(&cluster, IDS).await;
-        table.add(format!("endpoint slow for {IDS} ids"), peak);
     }
     table.report()
 }

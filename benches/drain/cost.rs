@@ -22,7 +22,7 @@ impl Cost {
     /// Of a process from its start to its end. Nothing else that this process started may end meanwhile: the system
     /// tells only what all children used that have ended.
     pub(crate) async fn of(start: impl FnOnce() -> Process, deadline: Duration) -> (Self, Process) {
-        let [.., user_before, system_before] = cpu_times();
+        let [.., user_before, system_before] = cpu_times("self");
         let began = Instant::now();
         let process = start();
         let mut peak_bytes = 0;
@@ -32,7 +32,7 @@ impl Cost {
             tokio::time::sleep(LOOK).await;
         }
         let wall = began.elapsed();
-        let [.., user_after, system_after] = cpu_times();
+        let [.., user_after, system_after] = cpu_times("self");
         let user_cpu = user_after - user_before;
         let system_cpu = system_after - system_before;
         (Self { wall, user_cpu, system_cpu, peak_bytes }, process)
@@ -41,15 +41,34 @@ impl Cost {
 
 /// What this process itself has used.
 pub(crate) fn own_cpu() -> Duration {
-    let [user, system, ..] = cpu_times();
+    let [user, system, ..] = cpu_times("self");
     user + system
 }
 
-/// This process' time in user and system mode, then the same of its children that have ended.
-fn cpu_times() -> [Duration; 4] {
+/// What the children of a process have used that have ended.
+#[allow(dead_code, reason = "only one of the benches asks")]
+pub(crate) fn ended_childrens_cpu(pid: &str) -> Duration {
+    let [.., user, system] = cpu_times(pid);
+    user + system
+}
+
+/// What a process has used, exactly, as long as none of its threads ends.
+#[allow(dead_code, reason = "only one of the benches asks")]
+pub(crate) fn cpu(pid: u32) -> Duration {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process is running");
+    let nanoseconds = threads.filter_map(|thread| {
+        // https://docs.kernel.org/scheduler/sched-stats.html: the time spent on the cpu comes first.
+        let stat = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        stat.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanoseconds.sum())
+}
+
+/// A process' time in user and system mode, then the same of its children that have ended.
+fn cpu_times(pid: &str) -> [Duration; 4] {
     /// `USER_HZ`, the same on every Linux.
     const TICKS_PER_SECOND: u64 = 100;
-    let stat = fs::read_to_string("/proc/self/stat").expect("/proc is mounted");
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is running");
     let (_, fields) = stat.rsplit_once(')').expect("the name is in parentheses");
     // https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html: `utime` is the 14th field, the 12th after the name.
     let mut times = fields.split_whitespace().skip(11).map(|ticks| {

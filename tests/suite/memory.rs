@@ -8,10 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rowcast::{change::Lsn, deliver::pusher::Server};
+use rowcast::deliver::pusher::Server;
 use serde_json::{Value, json};
 
 use crate::harness::{
+    capture::Capture,
     cluster::{Cluster, Version},
     database::Database,
     endpoint::{Accepted, Endpoint, Fault},
@@ -51,8 +52,8 @@ pub async fn cluster() -> Arc<Cluster> {
 }
 
 /// One transaction, which becomes one resync.
-pub async fn one_transaction(cluster: &Arc<Cluster>, rows: usize) -> Peak {
-    let scene = Scene::with_counters(cluster, rows).await;
+pub async fn one_transaction(cluster: &Arc<Cluster>, capture: Capture, rows: usize) -> Peak {
+    let scene = Scene::with_counters(cluster, capture, rows).await;
     let rule = "table = 'counters'\nchannels = ['counters.{{ id }}', 'counters']";
     let run = scene.start("run", "", rule).await;
     scene.database.psql("update counters set n = n + 1").await;
@@ -65,8 +66,13 @@ pub async fn one_transaction(cluster: &Arc<Cluster>, rows: usize) -> Peak {
 
 /// Rows with a value of that size, written, and changed with the old row and the new one in one message. A bytea is
 /// twice as long there.
-pub async fn large_rows(cluster: &Arc<Cluster>, value_bytes: usize, data: &str) -> Peak {
-    let scene = Scene::new(cluster).await;
+pub async fn large_rows(
+    cluster: &Arc<Cluster>,
+    capture: Capture,
+    value_bytes: usize,
+    data: &str,
+) -> Peak {
+    let scene = Scene::new(cluster, capture).await;
     let table = "create table files (id int primary key, name text, content text, raw bytea);
                  alter table files replica identity full;";
     scene.database.psql(table).await;
@@ -86,7 +92,7 @@ pub async fn large_rows(cluster: &Arc<Cluster>, value_bytes: usize, data: &str) 
     run.stop(&scene).await
 }
 
-/// An endpoint that is away while rows are changed in turn, and comes back. One rowcast folds and collapses what it
+/// An endpoint that is away while rows are changed in turn, and comes back; over wal. One rowcast folds and collapses what it
 /// cannot send; another may do neither, so it must not read on: it is left when it has sent so many.
 pub async fn endpoint_away(
     cluster: &Arc<Cluster>,
@@ -94,7 +100,7 @@ pub async fn endpoint_away(
     rows: usize,
     held_back: usize,
 ) -> [Peak; 2] {
-    let mut scene = Scene::with_counters(cluster, rows).await;
+    let mut scene = Scene::with_counters(cluster, Capture::Wal, rows).await;
     let pages = || (1..=rows).map(|id| format!("counters.{id}"));
     scene.endpoint.occupy(pages());
     // The log must wait for the second one.
@@ -122,8 +128,8 @@ pub async fn endpoint_away(
 }
 
 /// A slow endpoint and a rule that collapses only when `max_pending` is full.
-pub async fn slow_endpoint(cluster: &Arc<Cluster>, ids: usize) -> Peak {
-    let scene = Scene::with_counters(cluster, ids).await;
+pub async fn slow_endpoint(cluster: &Arc<Cluster>, capture: Capture, ids: usize) -> Peak {
+    let scene = Scene::with_counters(cluster, capture, ids).await;
     let rule = "table = 'counters'\nchannels = ['counters.{{ id }}', 'counters']";
     let run = scene.start("run", "collapse_above = 10000000", rule).await;
     scene.endpoint.choose(|_| Some(Fault::Slow(Duration::from_millis(100))));
@@ -135,17 +141,18 @@ pub async fn slow_endpoint(cluster: &Arc<Cluster>, ids: usize) -> Peak {
 
 struct Scene {
     database: Database,
+    capture: Capture,
     endpoint: Endpoint,
 }
 
 impl Scene {
-    async fn new(cluster: &Arc<Cluster>) -> Self {
+    async fn new(cluster: &Arc<Cluster>, capture: Capture) -> Self {
         let database = Database::fresh(cluster).await;
-        Self { database, endpoint: Endpoint::start(Server::Reverb).await }
+        Self { database, capture, endpoint: Endpoint::start(Server::Reverb).await }
     }
 
-    async fn with_counters(cluster: &Arc<Cluster>, rows: usize) -> Self {
-        let scene = Self::new(cluster).await;
+    async fn with_counters(cluster: &Arc<Cluster>, capture: Capture, rows: usize) -> Self {
+        let scene = Self::new(cluster, capture).await;
         // With room in each page for what changes there.
         let table = format!(
             "create table counters (id int primary key, n int not null) with (fillfactor = 45);
@@ -155,19 +162,22 @@ impl Scene {
         scene
     }
 
-    /// One that streams by a slot of its own, and no longer owes the resync of its first start: nothing would wait
-    /// beside that.
+    /// One that over wal streams by a slot of its own, and no longer owes the resync of its first start: nothing would
+    /// wait beside that.
     async fn start(&self, name: &str, limits: &str, rule: &str) -> Run {
-        let publication = &self.database.name;
-        let slot = format!("{publication}_{name}");
+        let of_database = self.database.slot();
+        let slot = format!("{of_database}_{name}");
+        // The outbox is not what bounds a case.
+        let room = match self.capture {
+            Capture::Wal => "",
+            Capture::Triggers => "max_outbox_rows = 100000000",
+        };
         let rowcast = Rowcast::new(&format!(
-            "[database]\nurl = '{}'\nslot = '{slot}'\npublication = '{publication}'\n\
-             [pusher]\n{}[limits]\n{limits}\n[run]\nstate_dir = 'state'\n[[rule]]\n{rule}\n",
-            self.database.url(),
+            "{}[pusher]\n{}[limits]\n{room}\n{limits}\n[run]\nstate_dir = 'state'\n[[rule]]\n{rule}\n",
+            self.database.toml_over(self.capture).await.replace(&of_database, &slot),
             self.endpoint.toml(),
         ));
-        let setup = rowcast.start(&["setup"]);
-        assert_eq!(setup.exit_code(SOON).await, 0, "{:?}", setup.stderr.all());
+        self.database.set_up(&rowcast, self.capture).await;
         let process = rowcast.start(&["run"]);
         let state = rowcast.folder().join(format!("state/state-{slot}.json"));
         eventually(SOON, "nothing is owed", async || {
@@ -200,12 +210,16 @@ impl Scene {
     async fn delivered(&self, run: &Run) {
         let written = self.database.written().await;
         let client = self.database.client().await;
-        let sql = "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = $1";
+        let is_delivered = match self.capture {
+            Capture::Wal => format!(
+                "select confirmed_flush_lsn >= '{written}' from pg_replication_slots where slot_name = '{}'",
+                run.slot
+            ),
+            Capture::Triggers => "select not exists (select from rowcast.outbox)".to_owned(),
+        };
         eventually(DEADLINE, "all is confirmed", async || {
-            let row = client.query_one(sql, &[&run.slot]).await.expect("the slot is there");
-            let confirmed: Lsn =
-                row.get::<_, &str>(0).parse().expect("Postgres prints an LSN as one");
-            (confirmed >= written).then_some(())
+            let row = client.query_one(&is_delivered, &[]).await.expect("the superuser may");
+            row.get::<_, bool>(0).then_some(())
         })
         .await;
     }
@@ -245,14 +259,14 @@ fn assert_small(peak: &Peak) {
 
 #[tokio::test]
 async fn memory_does_not_grow_with_a_transaction() {
-    assert_small(&one_transaction(&cluster().await, 300_000).await);
+    assert_small(&one_transaction(&cluster().await, Capture::Wal, 300_000).await);
 }
 
 #[tokio::test]
 async fn memory_does_not_grow_with_a_row() {
     let cluster = cluster().await;
-    assert_small(&large_rows(&cluster, 20_000_000, "").await);
-    assert_small(&large_rows(&cluster, 20_000_000, NAMED).await);
+    assert_small(&large_rows(&cluster, Capture::Wal, 20_000_000, "").await);
+    assert_small(&large_rows(&cluster, Capture::Wal, 20_000_000, NAMED).await);
 }
 
 #[tokio::test]
@@ -263,5 +277,5 @@ async fn memory_does_not_grow_while_the_endpoint_is_away() {
 
 #[tokio::test]
 async fn memory_does_not_grow_with_the_ids_that_wait_for_a_slow_endpoint() {
-    assert_small(&slow_endpoint(&cluster().await, 60_000).await);
+    assert_small(&slow_endpoint(&cluster().await, Capture::Wal, 60_000).await);
 }
