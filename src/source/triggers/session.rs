@@ -264,19 +264,24 @@ impl Session {
     /// Reads what is new, or a list of it.
     async fn poll(&mut self, ready: &mut VecDeque<Batch>) -> Result<(), Error> {
         let since = Instant::now();
-        let (standing, rows, seen, is_more) = match self.outbox.poll(&self.since).await? {
-            Polled::Rows(standing, rows) => {
-                let seen = self.room.count(rows.rows.iter().map(|row| row.id));
-                (standing, rows, seen, false)
-            }
-            Polled::Overflow => {
-                let (standing, listed, seen) = self.outbox.list(&self.since, &self.room).await?;
-                debug!(transactions = listed.len(), rows = seen.rows, "a backlog");
-                self.backlog = Some(Backlog::new(listed));
-                (standing, Rows::default(), seen, true)
-            }
-        };
-        let found = Found { rows: seen.rows > 0, is_more, took: since.elapsed() };
+        let (standing, rows, seen, transactions, is_more) =
+            match self.outbox.poll(&self.since).await? {
+                Polled::Rows(standing, rows) => {
+                    let seen = self.room.count(rows.rows.iter().map(|row| row.id));
+                    // In the order of the index, but for those that ran before.
+                    let transactions = rows.rows.chunk_by(|row, next| row.xid == next.xid).count();
+                    (standing, rows, seen, transactions, false)
+                }
+                Polled::Overflow => {
+                    let (standing, listed, seen) =
+                        self.outbox.list(&self.since, &self.room).await?;
+                    debug!(transactions = listed.len(), rows = seen.rows, "a backlog");
+                    let transactions = listed.len();
+                    self.backlog = Some(Backlog::new(listed));
+                    (standing, Rows::default(), seen, transactions, true)
+                }
+            };
+        let found = Found { transactions, is_more, took: since.elapsed() };
         let now = Instant::now();
         self.polls += 1;
         self.room.polled(seen, standing.last_id, &standing.snapshot);

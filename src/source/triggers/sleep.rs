@@ -15,7 +15,9 @@ const ASLEEP: Duration = Duration::from_secs(1);
 const WATCHING: Duration = Duration::from_millis(100);
 /// While transactions run that may not have seen that we want to be woken.
 const UNEASY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
-/// Polls with rows that come one after the other before we stay awake.
+/// Polls with several transactions that come one after the other before we stay
+/// awake: NOTIFY makes writers wait for each other. One alone, whose every commit
+/// wakes us, is told of sooner so than by polls.
 const RUN: u32 = 8;
 /// With pauses between them no longer than this.
 const RUN_PAUSE: Duration = Duration::from_millis(20);
@@ -30,7 +32,8 @@ pub(super) struct Sleep {
     /// Whoever begins now knows that we want to be woken; of those below the fence
     /// it is not sure.
     armed: Option<u64>,
-    /// Polls with rows, without a long pause between.
+    /// Polls with several transactions, more than there were with one, and without
+    /// a long pause between.
     run: u32,
     last_rows: Option<Instant>,
     is_quiet: bool,
@@ -39,7 +42,7 @@ pub(super) struct Sleep {
 /// What a poll found.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Found {
-    pub(super) rows: bool,
+    pub(super) transactions: usize,
     /// There was more than one answer could hold.
     pub(super) is_more: bool,
     pub(super) took: Duration,
@@ -99,16 +102,18 @@ impl Sleep {
 
     pub(super) fn polled(
         &mut self,
-        Found { rows, is_more, took }: Found,
+        Found { transactions, is_more, took }: Found,
         snapshot: &RunningTransactions,
         now: Instant,
     ) {
+        let rows = transactions > 0;
         if rows {
             let is_run = self.last_rows.is_some_and(|at| now < at + RUN_PAUSE);
-            self.run = match (is_more, is_run) {
+            let run = if is_run { self.run } else { 0 };
+            self.run = match (is_more, transactions) {
                 (true, _) => RUN,
-                (false, true) => self.run + 1,
-                (false, false) => 1,
+                (false, 1) => run.saturating_sub(1),
+                (false, _) => run + 1,
             };
             self.last_rows = Some(now);
         }
@@ -129,5 +134,40 @@ impl Sleep {
             self.is_quiet = false;
         }
         self.next_poll = now + self.pause;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Polls each millisecond, of which each finds so many transactions.
+    fn after(found: &[usize]) -> Sleep {
+        let mut now = Instant::now();
+        let mut sleep = Sleep::new(Wake::Notify, true, now);
+        sleep.arm(0, now);
+        for transactions in found {
+            now += Duration::from_millis(1);
+            let found = Found {
+                transactions: *transactions,
+                is_more: false,
+                took: Duration::from_millis(1),
+            };
+            sleep.polled(found, &RunningTransactions::UNKNOWN, now);
+        }
+        sleep
+    }
+
+    #[test]
+    fn one_writer_wakes_us_however_fast_it_is() {
+        assert_eq!(after(&[1; 100]).wants(), None);
+        assert_eq!(after(&[1, 2].repeat(50)).wants(), None);
+    }
+
+    #[test]
+    fn several_writers_are_not_kept_by_notify() {
+        assert_eq!(after(&[2; RUN as usize - 1]).wants(), None);
+        assert_eq!(after(&[3; RUN as usize]).wants(), Some(false));
+        assert_eq!(after(&[1, 2, 2].repeat(RUN as usize)).wants(), Some(false));
     }
 }
