@@ -158,6 +158,7 @@ impl Ledger {
             judge.unknown_moments(&mut verdict.breaches);
             if judge.is_all_told && rule.is_each_sent {
                 judge.each_version(&mut verdict.lost);
+                judge.order(&mut verdict.breaches);
             }
             if judge.is_all_told && rule.has_version {
                 judge.last_version(&mut verdict.lost);
@@ -244,7 +245,7 @@ impl Judge<'_> {
             let told: Vec<(&&Message, bool)> = of_row.chain(others).collect();
             if !told.iter().any(|(message, tells_time)| *tells_time && message.began >= at) {
                 let last = told.iter().map(|(message, _)| message.began).max();
-                let last = last.map_or("never".to_owned(), |it| format!("{} µs after it", it - at));
+                let last = last.map_or("never".to_owned(), |it| format!("at {it}"));
                 lost.push(format!(
                     "{} {subject} changed at {at}, and {channel} was last told {last}",
                     self.rule.entity
@@ -315,6 +316,34 @@ impl Judge<'_> {
                 if !heard.contains(&(&*channel, version)) {
                     lost.push(format!("version {version} was never heard on {channel}"));
                 }
+            }
+        }
+    }
+
+    /// Without folding the changes of a row are told in the order of the commits, but for what is told again.
+    fn order(&self, breaches: &mut Vec<String>) {
+        let versions = self.changes().filter_map(|change| change.version);
+        let places: HashMap<i64, usize> =
+            versions.enumerate().map(|(place, version)| (version, place)).collect();
+        let mut heard: HashSet<(&str, i64)> = HashSet::new();
+        let mut last: HashMap<&str, (usize, i64)> = HashMap::new();
+        for message in self.messages() {
+            let (Some(id), Some(version)) = (message.id.as_i64(), message.version) else {
+                continue;
+            };
+            let channel = &*message.channel;
+            let Some(place) = places.get(&version).filter(|_| self.rule.is_of(channel, id)) else {
+                continue;
+            };
+            if !heard.insert((channel, version)) {
+                continue;
+            }
+            if let Some((before, later)) = last.insert(channel, (*place, version))
+                && before > *place
+            {
+                breaches.push(format!(
+                    "version {version} was heard on {channel} after {later}, which was committed later"
+                ));
             }
         }
     }

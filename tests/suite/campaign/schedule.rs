@@ -98,7 +98,7 @@ impl Schedule {
             turn if turn <= kinds + 2 => harmless,
             _ => alone,
         };
-        let has_bulk = (seed + seed / (kinds + 5)) % 2 == 1;
+        let has_bulk = (turn + seed / (kinds + 5)) % 2 == 1;
         // Each kind about once, and a single one often.
         let strikes = faults.len().max(6);
         Self { seed, capture, faults, has_bulk, strikes, transactions: 1_500, rng: Rng::new(seed) }
@@ -106,7 +106,7 @@ impl Schedule {
 
     /// The beginning of it.
     pub(super) fn shortened(self) -> Self {
-        Self { strikes: 2, transactions: 250, ..self }
+        Self { strikes: 3, transactions: 350, ..self }
     }
 
     /// The reasons for which a resync may come.

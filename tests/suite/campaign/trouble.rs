@@ -100,6 +100,9 @@ impl Trouble<'_> {
             Fault::Freeze => {
                 self.counts.freezes += 1;
                 self.sidecar.freeze();
+                if self.capture.is_triggers() {
+                    self.cross().await;
+                }
                 self.pause(50, 2500).await;
                 self.sidecar.thaw();
             }

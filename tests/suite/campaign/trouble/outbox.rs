@@ -108,6 +108,30 @@ impl Trouble<'_> {
         self.endpoint.write().await.come_back();
     }
 
+    /// Two transactions change a row in another order than that in which they got their numbers and wrote first.
+    pub(super) async fn cross(&mut self) {
+        let (first, second) = (self.database.client().await, self.database.client().await);
+        let row = self.own_rows();
+        let insert = |id: u64| {
+            format!(
+                "insert into readings (id, owner, status, version) values ({id}, 1, 'crossed', nextval('versions'))"
+            )
+        };
+        let update = format!("update readings set version = nextval('versions') where id = {row}");
+        let steps = [
+            (&second, insert(row)),
+            (&first, format!("begin; {}", insert(row + 1))),
+            (&second, update.clone()),
+            (&first, format!("{update}; commit")),
+        ];
+        for (client, sql) in steps {
+            // A bulk write may have locked both rows the other way round.
+            if client.batch_execute(&sql).await.is_err() {
+                break;
+            }
+        }
+    }
+
     /// The first id of rows that nobody else writes.
     fn own_rows(&mut self) -> u64 {
         self.late += 1;
