@@ -75,6 +75,8 @@ const SERVER_SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 const CLOSE_GRACE: Duration = Duration::from_secs(3);
 /// The same, where all that was delivered in the last seconds is deleted then.
 const DELETE_GRACE: Duration = Duration::from_secs(10);
+/// The same for `--once`, which ends when it is done: a bulk update leaves millions.
+const DELETE_ALL_GRACE: Duration = Duration::from_secs(600);
 /// The longest wait between attempts to connect: a page is stale for so long
 /// after Postgres is back.
 const RECONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -360,15 +362,24 @@ impl Pipeline<'_> {
         // session confirms it and ends the stream; it reads no more if it still did.
         drop(stop_tx);
         let close_grace = match (&self.options.capture, &failure) {
+            (Capture::Triggers(_), None) if deadline.is_none() => DELETE_ALL_GRACE,
             (Capture::Triggers(_), None) => DELETE_GRACE,
             (Capture::Triggers(_), Some(_)) | (Capture::Wal(_), _) => CLOSE_GRACE,
         };
+        let mut delivered = delivered;
         let source_ended = match source_ended {
             Some(ended) => ended,
             None => match timeout(close_grace, &mut source).await {
                 Ok(ended) => result_of(ended),
                 Err(_) => {
                     source.abort();
+                    if close_grace > CLOSE_GRACE {
+                        warn!(
+                            "not all that was delivered could be deleted from the outbox in \
+                             time: the rest is announced again at the next start"
+                        );
+                        delivered = false;
+                    }
                     Ok(())
                 }
             },
