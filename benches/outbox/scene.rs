@@ -8,7 +8,11 @@ use crate::{
     cost::{self, Cost},
     endpoint::Endpoint,
     harness::{
-        capture::Capture, cluster::Cluster, database::Database, rowcast::Rowcast, wait::SOON,
+        capture::Capture,
+        cluster::Cluster,
+        database::Database,
+        rowcast::Rowcast,
+        wait::{SOON, eventually},
     },
 };
 
@@ -115,7 +119,7 @@ impl Scene {
         let endpoint = Endpoint::start(ROWS);
         let config = format!(
             "{}[limits]\nmax_outbox_rows = 10000000\n\
-             [pusher]\nurl = '{}'\napp_id = '1'\nkey = 'key'\nsecret = 'secret'\n\
+             [pusher]\nurl = '{}'\napp_id = '1'\nkey = 'key'\nsecret = 'secret'\nserver = 'reverb'\n\
              [run]\nstate_dir = 'state'\n\
              [[rule]]\ntable = 'posts'\nchannels = ['private-posts.{{{{ id }}}}', 'private-posts']\n\
              coalesce = false\nresync = false\n",
@@ -169,6 +173,13 @@ impl Scene {
         let (cost, process) = Cost::of(|| self.rowcast.start(&["run", "--once"]), DEADLINE).await;
         assert_eq!(process.exit_code(SOON).await, 0, "{:?}", process.stderr.all());
         let endpoint_cpu = cost::own_cpu() - endpoint_cpu;
+        // It is known of a process when the postmaster has seen its end.
+        let role = self.database.role();
+        let pids = format!("select count(*) from pg_stat_activity where usename = '{role}'");
+        eventually(SOON, "the server's processes have ended", async || {
+            (self.database.psql(&pids).await == "0").then_some(())
+        })
+        .await;
         let server_cpu = cost::ended_childrens_cpu(postmaster) - server_cpu;
 
         let state = self.rowcast.folder().join("state/rejected.jsonl");
