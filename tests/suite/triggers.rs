@@ -290,6 +290,31 @@ on_every_version! {
 }
 
 #[tokio::test]
+async fn a_row_too_large_to_be_held_is_told_as_missed_and_those_beside_it_as_they_are() {
+    let database = outbox(Version::DEFAULT).await;
+    database
+        .psql(
+            "insert into rowcast.outbox (shape, op, new)
+                 select 1, 'i', array[i::text, repeat('x', case i when 2 then 9000000 else 9 end)]
+                 from generate_series(1, 3) i;",
+        )
+        .await;
+    database.psql(DONE).await;
+    let mut reading = Reading::of(&database).await;
+    let (mut lines, mut most) = (Vec::new(), 0);
+    while !lines.iter().any(|line| line == "done") {
+        let batch = reading.batch().await;
+        most = most.max(batch.heap_bytes());
+        lines.extend(reading.words(&batch));
+    }
+    assert!(most < 1 << 20, "{most} bytes at once");
+    let told = ["insert posts id ?→1 title ?→xxxxxxxxx", "missed posts Unrecorded"];
+    assert_eq!(lines[..2], told);
+    assert_eq!(lines[2], "insert posts id ?→3 title ?→xxxxxxxxx");
+    reading.end().await;
+}
+
+#[tokio::test]
 async fn nothing_is_deleted_that_is_not_confirmed_and_then_it_comes_again() {
     let database = outbox(Version::DEFAULT).await;
     database.psql(&[insert(1, "a"), insert(2, "b"), insert(3, "c")].concat()).await;

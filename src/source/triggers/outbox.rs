@@ -228,12 +228,16 @@ impl Outbox {
     }
 
     /// The next rows of a large transaction, in order. None if there are no more.
+    ///
+    /// One that alone is more than may be held comes without its values, so that its
+    /// pages are told to fetch again.
     pub(super) async fn read_piece(&self, xid: u64, after: i64) -> Result<Rows, Error> {
         let sql = format!(
-            "SELECT xid, id, at, shape, op, old, new FROM ( \
-                 SELECT *, sum({BYTES}) OVER (ORDER BY id) - {BYTES} AS before FROM ( \
-                     SELECT * FROM rowcast.outbox WHERE xid = $1 AND id > $2 \
-                     ORDER BY id LIMIT {MAX_ROWS} \
+            "SELECT xid, id, at, shape, op, CASE WHEN bytes <= {MAX_BYTES} THEN old END AS old, \
+                    CASE WHEN bytes <= {MAX_BYTES} THEN new END AS new FROM ( \
+                 SELECT *, sum(bytes) OVER (ORDER BY id) - bytes AS before FROM ( \
+                     SELECT *, {BYTES} AS bytes FROM rowcast.outbox \
+                     WHERE xid = $1 AND id > $2 ORDER BY id LIMIT {MAX_ROWS} \
                  ) AS next \
              ) AS measured WHERE before < {MAX_BYTES}"
         );
