@@ -89,9 +89,15 @@ impl Reading {
 
     /// What comes until a change of the table `done`, in words, `|` after each transaction.
     async fn until_done(&mut self) -> Vec<String> {
+        self.until_done_within(usize::MAX).await
+    }
+
+    /// The same, of batches that take so many bytes at most.
+    async fn until_done_within(&mut self, bytes: usize) -> Vec<String> {
         let mut lines = Vec::new();
         while !lines.iter().any(|line| line == "done") {
             let batch = self.batch().await;
+            assert!(batch.heap_bytes() < bytes, "{} bytes at once", batch.heap_bytes());
             lines.extend(self.words(&batch));
         }
         lines
@@ -267,13 +273,7 @@ on_every_version! {
         }
         database.psql(DONE).await;
         let mut reading = Reading::of(&database).await;
-        let (mut lines, mut most) = (Vec::new(), 0);
-        while !lines.iter().any(|line| line == "done") {
-            let batch = reading.batch().await;
-            most = most.max(batch.heap_bytes());
-            lines.extend(reading.words(&batch));
-        }
-        assert!(most < 8 << 20, "{most} bytes at once");
+        let lines = reading.until_done_within(8 << 20).await;
         let expected: Vec<String> =
             (1..=9000).map(|id| format!("insert posts id ?→{id} title ?→bulk")).collect();
         assert_eq!(lines[..9000], expected);
@@ -301,13 +301,7 @@ async fn a_row_too_large_to_be_held_is_told_as_missed_and_those_beside_it_as_the
         .await;
     database.psql(DONE).await;
     let mut reading = Reading::of(&database).await;
-    let (mut lines, mut most) = (Vec::new(), 0);
-    while !lines.iter().any(|line| line == "done") {
-        let batch = reading.batch().await;
-        most = most.max(batch.heap_bytes());
-        lines.extend(reading.words(&batch));
-    }
-    assert!(most < 1 << 20, "{most} bytes at once");
+    let lines = reading.until_done_within(1 << 20).await;
     let told = ["insert posts id ?→1 title ?→xxxxxxxxx", "missed posts Unrecorded"];
     assert_eq!(lines[..2], told);
     assert_eq!(lines[2], "insert posts id ?→3 title ?→xxxxxxxxx");
@@ -539,6 +533,36 @@ async fn who_is_superseded_deletes_nothing_more() {
     let error = timeout(SOON, reading.session).await.expect("it ends").unwrap().unwrap_err();
     assert!(matches!(error, Error::Superseded), "{error}");
     assert_eq!(number(&database.client().await, ROWS).await, 1);
+}
+
+#[tokio::test]
+async fn while_nobody_takes_what_is_read_no_commit_is_asked_to_wake_us() {
+    let database = outbox(Version::DEFAULT).await;
+    let client = database.client().await;
+    let mut reading = Reading::open(&database, |options| options.wake = Wake::Notify).await;
+    let wakes = async |wanted: i64| {
+        eventually(SOON, "the gate says so", async || {
+            let wakes = number(&client, "select last_value & 1 from rowcast.gate").await;
+            (wakes == wanted).then_some(())
+        })
+        .await;
+    };
+    wakes(1).await;
+    // More than the queue holds.
+    for id in 0..4 {
+        let sql = format!("begin; {} notify rowcast; commit", insert(id, "untaken"));
+        client.batch_execute(&sql).await.unwrap();
+        eventually(SOON, "it is read", async || {
+            (reading.changes.len() == (id + 1).min(2)).then_some(())
+        })
+        .await;
+    }
+    wakes(0).await;
+    client.batch_execute(DONE).await.unwrap();
+    let lines = reading.until_done().await;
+    assert_eq!(lines.iter().filter(|line| line.contains("untaken")).count(), 4);
+    wakes(1).await;
+    reading.end().await;
 }
 
 #[tokio::test]

@@ -275,18 +275,25 @@ impl Outbox {
     }
 
     /// Deletes a piece of a large transaction, and says up to which row. `None` if
-    /// there is no more of it.
-    pub(super) async fn delete_piece(&self, xid: u64, after: i64) -> Result<Option<i64>, Error> {
+    /// there is no more of it, or it is another session's by now.
+    pub(super) async fn delete_piece(
+        &self,
+        xid: u64,
+        after: i64,
+        session: u64,
+    ) -> Result<Option<i64>, Error> {
         const SQL: &str = "\
             WITH gone AS ( \
                 DELETE FROM rowcast.outbox WHERE xid = $1 AND id = ANY(ARRAY( \
                     SELECT id FROM rowcast.outbox WHERE xid = $1 AND id > $2 \
                     ORDER BY id LIMIT 5000 \
-                )) RETURNING id \
+                )) AND EXISTS (SELECT FROM rowcast.reader WHERE session = $3) \
+                RETURNING id \
             ) SELECT max(id) FROM gone";
         let mut last = None;
-        let params: [(&(dyn ToSql + Sync), Type); 2] =
-            [(&Xid(xid), Type::XID8), (&after, Type::INT8)];
+        let session = session.cast_signed();
+        let params: [(&(dyn ToSql + Sync), Type); 3] =
+            [(&Xid(xid), Type::XID8), (&after, Type::INT8), (&session, Type::INT8)];
         self.run(&lax(), SQL, &params, |row| {
             last = row.try_get(0)?;
             Ok(())

@@ -33,6 +33,9 @@ pub struct Options {
     pub reads: Reads,
 }
 
+/// What is ready is taken sooner, unless the endpoint is away.
+const TAKEN_WITHIN: Duration = Duration::from_secs(1);
+
 /// When a session has read enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
@@ -181,6 +184,7 @@ impl Session {
         tokio::pin!(stopped);
         let mut ready: VecDeque<Batch> = VecDeque::new();
         let mut inspect_at = Instant::now() + self.inspect_every;
+        let mut waits_since = None;
         loop {
             // Statements are short, and none is left half said: a stop waits for the
             // one that is under way.
@@ -197,6 +201,14 @@ impl Session {
                     self.poll(&mut ready).await?;
                 }
             }
+            if ready.is_empty() {
+                waits_since = None;
+            }
+            // Commits would pay for waking whoever can take nothing.
+            let rest_at = waits_since.map(|since| since + TAKEN_WITHIN);
+            if rest_at.is_some_and(|at| at <= now) && self.sleep.is_armed() {
+                self.set_gate(false).await?;
+            }
             self.delete_due(Some(Instant::now())).await?;
             self.tend_gate().await?;
 
@@ -209,7 +221,12 @@ impl Session {
                 (true, _) => Some(now),
             };
             let delete_at = self.deleting.as_ref().map(|_| now).or(self.ledger.due_at());
-            let due_at = [read_at, delete_at].into_iter().flatten().min();
+            if !ready.is_empty() {
+                waits_since.get_or_insert(now);
+            }
+            let rest_at = waits_since.map(|since| since + TAKEN_WITHIN);
+            let rest_at = rest_at.filter(|_| self.sleep.is_armed());
+            let due_at = [read_at, delete_at, rest_at].into_iter().flatten().min();
             // Every arm is cancel-safe: a reservation that does not complete sends
             // nothing, and what woke us is only a reason to look.
             let notified = self.outbox.notified();
@@ -389,7 +406,7 @@ impl Session {
             return Ok(true);
         }
         if let ([xid], true) = (&*due.xids, due.is_large())
-            && let Some(last) = self.outbox.delete_piece(*xid, after).await?
+            && let Some(last) = self.outbox.delete_piece(*xid, after, self.session).await?
         {
             self.deleting = Some((due, last));
             return Ok(true);
@@ -414,15 +431,18 @@ impl Session {
         if wants.is_none() && !is_news {
             return Ok(());
         }
-        let wakes = wants.unwrap_or(self.sleep.is_armed());
+        self.set_gate(wants.unwrap_or(self.sleep.is_armed())).await
+    }
+
+    async fn set_gate(&mut self, wakes: bool) -> Result<(), Error> {
         let limit = self.room.limit();
         let fence = self.outbox.set_gate(limit, wakes).await?;
         self.gate = Some(limit);
         self.fenced(fence);
-        match wants {
-            Some(true) => self.sleep.arm(fence, Instant::now()),
-            Some(false) => self.sleep.disarm(Instant::now()),
-            None => {}
+        match (self.sleep.is_armed(), wakes) {
+            (false, true) => self.sleep.arm(fence, Instant::now()),
+            (true, false) => self.sleep.disarm(Instant::now()),
+            (true, true) | (false, false) => {}
         }
         Ok(())
     }
