@@ -366,20 +366,14 @@ impl Pipeline<'_> {
             (Capture::Triggers(_), None) => DELETE_GRACE,
             (Capture::Triggers(_), Some(_)) | (Capture::Wal(_), _) => CLOSE_GRACE,
         };
-        let mut delivered = delivered;
+        let mut is_confirmed = true;
         let source_ended = match source_ended {
             Some(ended) => ended,
             None => match timeout(close_grace, &mut source).await {
                 Ok(ended) => result_of(ended),
                 Err(_) => {
                     source.abort();
-                    if close_grace > CLOSE_GRACE {
-                        warn!(
-                            "not all that was delivered could be deleted from the outbox in \
-                             time: the rest is announced again at the next start"
-                        );
-                        delivered = false;
-                    }
+                    is_confirmed = false;
                     Ok(())
                 }
             },
@@ -397,6 +391,13 @@ impl Pipeline<'_> {
             (None, Err(error)) => {
                 let error = Error::from(error).in_full();
                 warn!("the last confirmation may be lost, and its changes come again: {error}");
+                Ok(End::Undelivered)
+            }
+            (None, Ok(())) if !is_confirmed => {
+                warn!(
+                    "what was delivered last could not all be confirmed in time, and is announced \
+                     again at the next start"
+                );
                 Ok(End::Undelivered)
             }
             // `--once` ends by itself where it was to end; else somebody stops it.
