@@ -11,15 +11,15 @@ mod lsn;
 mod parents;
 mod position;
 mod relation;
+mod row;
 mod timestamp;
 
-pub use batch::{
-    Batch, BatchBuilder, Change, Field, Item, Missed, Operation, Row, Transaction, Value,
-};
+pub use batch::{Batch, BatchBuilder, Change, Item, Missed, Operation, Transaction};
 pub use broadcast::{Broadcast, BroadcastError};
 pub use context::{Context, ContextError};
 pub use lsn::Lsn;
 pub use parents::{Lookup, LookupId, Parent, ParentKey, ParentRow, ParentValue, Parents};
 pub use position::Position;
 pub use relation::{Column, Kind, Relation, ReplicaIdentity, TableName};
+pub use row::{Field, Row, Value};
 pub use timestamp::Timestamp;
