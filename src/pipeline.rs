@@ -37,6 +37,7 @@ use crate::change::Lsn;
 use crate::config::OnSlotLoss;
 use crate::deliver::{Deliver, Progress};
 use crate::notification::{Reason, Resync};
+use crate::observe;
 use crate::postgres::Connection;
 use crate::source::{self, Session};
 use crate::state::State;
@@ -160,6 +161,7 @@ pub async fn run(
         if !may_wait && !failure.is_transient() {
             return Err(failure);
         }
+        pipeline.is_broken(&failure);
         let wait = backoff.next();
         // Said once, not at every attempt.
         let text = failure.in_full();
@@ -233,6 +235,16 @@ impl Pipeline<'_> {
         }
     }
 
+    /// Since when it is so is kept as long as it is for the same reason.
+    fn is_broken(&self, failure: &Error) {
+        let observer = &self.options.observer;
+        let since = match &observer.standing().borrow().source {
+            observe::Source::Broken { since, .. } => *since,
+            _ => Instant::now().into_std(),
+        };
+        observer.source(observe::Source::Broken { since, problem: failure.in_full().into() });
+    }
+
     /// Where changes never come because of the failure, pages are to fetch again.
     /// Returns whether that is all it takes to go on.
     async fn makes_up_for(&mut self, failure: &Error) -> bool {
@@ -296,6 +308,8 @@ impl Pipeline<'_> {
             Capture::Wal(wal) => info!(slot = %wal.slot.name(), "streaming changes"),
             Capture::Triggers(_) => info!(capture = "triggers", "streaming changes"),
         };
+        let observer = self.options.observer.clone();
+        observer.source(observe::Source::Streaming { since: Instant::now().into_std() });
         let mut is_announced = announce_at <= Instant::now();
         if is_announced {
             announce();
@@ -350,6 +364,7 @@ impl Pipeline<'_> {
                     }
                     () = &mut stopping, if deadline.is_none() => {
                         info!("stopping: delivering what was read");
+                        observer.source(observe::Source::Stopping);
                         stop_tx.send_replace(true);
                         deadline = Some(Instant::now() + self.options.grace);
                     }

@@ -10,6 +10,7 @@ use anyhow::Context;
 use super::{Global, rules, signal};
 use crate::config::{Config, Loaded};
 use crate::deliver::{ByteSize, Deliver, RejectedFile, Sink, pusher};
+use crate::observe::Observer;
 use crate::pipeline::{self, Capture, End, Slot, Triggers, Wal};
 use crate::postgres::{self, Target};
 use crate::source::triggers::Reads;
@@ -39,7 +40,8 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
     let rules = Arc::new(rules::compile(&loaded)?);
     let folder = state_dir(&loaded)?;
     let state = StateFile::open(folder, &state_name(&loaded.config.database)?)?;
-    let mut deliver = Deliver::new(sink(&loaded, folder)?, &loaded.config.limits);
+    let observer = Observer::default();
+    let mut deliver = Deliver::new(sink(&loaded, folder)?, &loaded.config.limits, observer.clone());
     let options = pipeline::Options {
         database: loaded.config.database.clone(),
         capture: capture(&loaded.config),
@@ -48,6 +50,7 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
         grace: loaded.config.run.grace,
         inspect_every: loaded.config.run.inspect_every.get(),
         state: Some(state),
+        observer,
     };
     let end = pipeline::run(&options, &mut deliver, signal::shutdown()?)
         .await

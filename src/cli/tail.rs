@@ -11,6 +11,7 @@ use super::{Global, rules, signal};
 use crate::config::{Config, OnSlotLoss};
 use crate::deliver::{ByteSize, Deliver, Format, Sink, Stdout, Tally};
 use crate::duration;
+use crate::observe::Observer;
 use crate::pipeline::{self, Capture, Slot, Triggers, Wal};
 use crate::postgres;
 use crate::source::triggers::Reads;
@@ -55,7 +56,8 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
         stdout = stdout.counting(Tally::new(&loaded.config.limits, since_tx));
         shutdown = after(length, since_rx, shutdown);
     }
-    let mut deliver = Deliver::new(Sink::Stdout(stdout), &loaded.config.limits);
+    let mut deliver =
+        Deliver::new(Sink::Stdout(stdout), &loaded.config.limits, Observer::default());
     let options = pipeline::Options {
         database: loaded.config.database.clone(),
         capture: capture(&loaded.config)?,
@@ -64,6 +66,7 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
         grace: loaded.config.run.grace,
         inspect_every: loaded.config.run.inspect_every.get(),
         state: None,
+        observer: Observer::default(),
     };
     pipeline::run(&options, &mut deliver, shutdown)
         .await

@@ -44,6 +44,7 @@ use tokio::sync::{mpsc, watch};
 use crate::acknowledge::Frontier;
 use crate::change::Position;
 use crate::notification::{Handoff, Resync};
+use crate::observe::Observer;
 
 use publish::Publisher;
 
@@ -86,10 +87,10 @@ pub enum Error {
 }
 
 impl Deliver {
-    pub fn new(sink: Sink, limits: &Limits) -> Deliver {
+    pub fn new(sink: Sink, limits: &Limits, observer: Observer) -> Deliver {
         let stage = match sink {
             Sink::Pusher(client, rejected) => {
-                Stage::Publish(Box::new(Publisher::new(client, rejected, limits)))
+                Stage::Publish(Box::new(Publisher::new(client, rejected, limits, observer)))
             }
             Sink::Stdout(stdout) => Stage::Print(stdout),
         };

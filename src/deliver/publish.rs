@@ -9,6 +9,7 @@ use crate::acknowledge::Frontier;
 use crate::change::Timestamp;
 use crate::coalesce::{self, Coalescer, Moment};
 use crate::notification::{ChannelName, Handoff, Resync};
+use crate::observe::{self, Observer};
 
 use super::gate::{Gate, Transition};
 use super::lane::{Debt, Settled};
@@ -36,6 +37,7 @@ pub(super) struct Publisher {
     lanes: Lanes,
     resyncs: Resyncs,
     resync_spread: Duration,
+    observer: Observer,
     owed: Owed,
     /// Requests outlive a session: one that was given up may still arrive, and
     /// its lane must wait for that.
@@ -53,7 +55,12 @@ enum Ended {
 }
 
 impl Publisher {
-    pub(super) fn new(client: pusher::Client, rejected: RejectedFile, limits: &Limits) -> Self {
+    pub(super) fn new(
+        client: pusher::Client,
+        rejected: RejectedFile,
+        limits: &Limits,
+        observer: Observer,
+    ) -> Self {
         let count = limits.max_in_flight.get();
         let max_pending_bytes = usize::try_from(limits.max_pending.bytes()).unwrap_or(usize::MAX);
         let coalescer = Coalescer::new(
@@ -77,6 +84,7 @@ impl Publisher {
             is_held_back: false,
             age_at: now(),
             client,
+            observer,
         }
     }
 
@@ -371,8 +379,25 @@ impl Publisher {
         has_room
     }
 
+    fn observe(&self, transition: &Transition) {
+        let since = now();
+        self.observer.endpoint(match transition {
+            Transition::Stopped(problem) => {
+                observe::Endpoint::Stopped { since, problem: problem.for_the_log().into() }
+            }
+            Transition::Troubled(problem) => {
+                observe::Endpoint::Troubled { since, problem: problem.for_the_log().into() }
+            }
+            Transition::Resumed { .. } | Transition::Recovered { .. } => {
+                observe::Endpoint::Accepting
+            }
+            Transition::EventsOnly => return,
+        });
+    }
+
     fn log(&self, transition: &Transition) {
         let pending_bytes = self.pending_bytes();
+        self.observe(transition);
         match transition {
             Transition::Stopped(problem) => error!(
                 problem = problem.for_the_log(),

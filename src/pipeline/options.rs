@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::OnSlotLoss;
+use crate::observe::Observer;
 use crate::postgres::{self, SlotName};
 use crate::route::Rules;
 use crate::source::triggers::Reads;
@@ -19,6 +20,7 @@ pub struct Options {
     pub inspect_every: Duration,
     /// Where it is kept what was delivered. `None` for what begins anew each time.
     pub state: Option<StateFile>,
+    pub observer: Observer,
 }
 
 /// How committed changes are learned of.

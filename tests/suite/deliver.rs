@@ -14,6 +14,7 @@ use rowcast::change::{Position, Timestamp};
 use rowcast::deliver::pusher::{self, Client, Server};
 use rowcast::deliver::{Deliver, Error, Limits, Progress, RejectedFile, Sink};
 use rowcast::notification::{Action, Handoff, Notification, Payload, Refusal, Resync, Terms};
+use rowcast::observe::Observer;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
@@ -141,7 +142,7 @@ impl Setup {
         let client = Client::new(&self.config).expect("a valid configuration");
         let path = self.folder.path().join("rejected.jsonl");
         let rejected = RejectedFile::open(path, RejectedFile::MAX).expect("a writable folder");
-        Deliver::new(Sink::Pusher(client, rejected), &self.limits)
+        Deliver::new(Sink::Pusher(client, rejected), &self.limits, Observer::default())
     }
 
     fn session(&self) -> Session {
@@ -207,7 +208,11 @@ async fn a_full_disk_stops_delivery_and_confirms_nothing() {
     let endpoint = Endpoint::start(Server::Any).await;
     let client = Client::new(&endpoint.config()).expect("a valid configuration");
     let rejected = RejectedFile::open("/dev/full", RejectedFile::MAX).expect("it opens");
-    let session = Session::start(Deliver::new(Sink::Pusher(client, rejected), &Limits::default()));
+    let session = Session::start(Deliver::new(
+        Sink::Pusher(client, rejected),
+        &Limits::default(),
+        Observer::default(),
+    ));
     endpoint.choose(|_| Some(Fault::status(400)));
     let progress = session.progress.clone();
     session.send(vec![update(1, 1, &["a".to_owned()])]).await;

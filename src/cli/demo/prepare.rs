@@ -11,6 +11,7 @@ use crate::change::Relation;
 use crate::config::{InspectEvery, OnSlotLoss};
 use crate::deliver::pusher::{self, Client};
 use crate::deliver::{Deliver, Limits, RejectedFile, Sink};
+use crate::observe::Observer;
 use crate::pipeline::{self, needs_of};
 use crate::postgres::checks::Expected;
 use crate::postgres::plan::{self, Identities};
@@ -56,7 +57,11 @@ pub(super) async fn prepare(cluster: &Cluster, endpoint: &Endpoint) -> anyhow::R
 
     let rejected = cluster.folder().join("rejected.jsonl");
     let rejected = RejectedFile::open(rejected, RejectedFile::MAX)?;
-    let deliver = Deliver::new(Sink::Pusher(Client::new(&pusher)?, rejected), &Limits::default());
+    let deliver = Deliver::new(
+        Sink::Pusher(Client::new(&pusher)?, rejected),
+        &Limits::default(),
+        Observer::default(),
+    );
     let capture = pipeline::Capture::Wal(pipeline::Wal {
         slot: pipeline::Slot::Configured(database.slot.clone()),
         on_slot_loss: OnSlotLoss::Stop,
@@ -72,6 +77,7 @@ pub(super) async fn prepare(cluster: &Cluster, endpoint: &Endpoint) -> anyhow::R
         grace: GRACE,
         inspect_every: InspectEvery::default().get(),
         state: None,
+        observer: Observer::default(),
     };
     Ok(Prepared { options, deliver, application })
 }
