@@ -44,6 +44,7 @@ use crate::state::State;
 
 mod error;
 mod inspection;
+mod judgement;
 mod keeper;
 mod lookout;
 mod opening;
@@ -56,6 +57,7 @@ mod wal;
 pub use error::{Error, Shed};
 use inspection::{Inspection, Told};
 pub use inspection::{Refused, needs_of, readings_of};
+pub use judgement::{Instances, Judgement};
 use keeper::Keeper;
 use lookout::{Backlog, Lookout};
 use opening::Opened;

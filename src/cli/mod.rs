@@ -5,6 +5,7 @@
 //! `Command` and an arm in [`run`].
 
 mod demo;
+mod doctor;
 mod rules;
 mod run;
 mod send;
@@ -85,6 +86,7 @@ enum Command {
     Teardown(teardown::Args),
     Tail(tail::Args),
     Send(send::Args),
+    Doctor(doctor::Args),
     Demo(demo::Args),
 }
 
@@ -110,6 +112,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Teardown(args) => teardown::run(args, &global).await,
         Command::Tail(args) => tail::run(args, &global).await,
         Command::Send(args) => send::run(args, &global).await,
+        Command::Doctor(args) => doctor::run(args, &global).await,
         Command::Demo(args) => demo::run(args).await,
     }
 }
@@ -150,6 +153,7 @@ impl Command {
             | Command::Teardown(_)
             | Command::Tail(_)
             | Command::Send(_)
+            | Command::Doctor(_)
             | Command::Demo(_) => false,
         }
     }

@@ -122,6 +122,11 @@ fn read(path: &Path) -> Result<Source, Error> {
 }
 
 impl Loaded {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.source.path
+    }
+
     /// Where `option` of the rule stands, counted from 0; the rule itself if it
     /// leaves the option to its default.
     pub fn locate(&self, rule_index: usize, option: &str) -> Location {

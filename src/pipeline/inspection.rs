@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use tracing::{error, warn};
 
+use super::judgement::{Instances, Judgement};
 use super::{Capture, Options, Slot, Wal};
 use crate::change::{Lookup, Relation};
 use crate::postgres::Connection;
-use crate::postgres::checks::{self, Expected, Finding, Kind, Severity};
+use crate::postgres::checks::{Finding, Kind, Severity};
 use crate::postgres::need::{IdentityNeed, Need};
 use crate::postgres::outbox::Outbox;
-use crate::postgres::reading::{self, Access, Reading};
+use crate::postgres::reading::Reading;
 use crate::postgres::snapshot::Snapshot;
 use crate::route::{Problem, TableNeeds};
 
@@ -121,33 +122,16 @@ impl Inspection {
         connection: &Connection,
         options: &Options,
     ) -> Result<Inspection, tokio_postgres::Error> {
-        let (client, database) = (&connection.client, &options.database);
-        let snapshot = Snapshot::gather(client, &database.slot, &database.publication).await?;
-        let relations = match &options.capture {
-            Capture::Wal(_) => snapshot.relations(),
-            Capture::Triggers(_) => {
-                snapshot.relations().into_iter().map(Relation::with_whole_old_rows).collect()
-            }
+        let instances = match &options.capture {
+            Capture::Wal(wal) => Instances { takeover: wal.takeover, failover: wal.failover },
+            Capture::Triggers(_) => Instances::default(),
         };
-        let problems = options.rules.check(&relations);
-        let needs = needs_of(&options.rules.tables(&relations));
-        let (takeover, failover) = match &options.capture {
-            Capture::Wal(wal) => (wal.takeover, wal.failover),
-            Capture::Triggers(_) => (false, false),
-        };
-        let expected = Expected { takeover, failover, ..Expected::of(database, &needs) };
-        let mut findings = checks::check(&snapshot, &expected);
-        let readings = readings_of(options.rules.lookups(), &relations);
-        let access = Access::read(client, &snapshot.server.role, &readings).await?;
-        // What decides which changes come: a filter of a publication, or nothing.
-        let publication = match &options.capture {
-            Capture::Wal(_) => snapshot.publication.as_ref(),
-            Capture::Triggers(_) => None,
-        };
-        findings.extend(reading::check(&snapshot.tables, publication, &readings, &access));
+        let judged =
+            Judgement::read(&connection.client, &options.database, &options.rules, instances);
+        let Judgement { snapshot, relations, problems, mut findings } = judged.await?;
         findings.retain(|finding| concerns(finding.kind, &options.capture));
         let parts = match &options.capture {
-            Capture::Wal(_) => publication.map(|it| it.parts.clone()),
+            Capture::Wal(_) => snapshot.publication.as_ref().map(|it| it.parts.clone()),
             Capture::Triggers(_) => snapshot.outbox.as_ref().map(Outbox::parts),
         };
         let parts = parts.unwrap_or_default();
