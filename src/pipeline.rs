@@ -37,7 +37,6 @@ use crate::change::Lsn;
 use crate::config::OnSlotLoss;
 use crate::deliver::{Deliver, Progress};
 use crate::notification::{Reason, Resync};
-use crate::observe;
 use crate::postgres::Connection;
 use crate::source::{self, Session};
 use crate::state::State;
@@ -237,14 +236,15 @@ impl Pipeline<'_> {
         }
     }
 
-    /// Since when it is so is kept as long as it is for the same reason.
     fn is_broken(&self, failure: &Error) {
         let observer = &self.options.observer;
-        let since = match &observer.standing().borrow().source {
-            observe::Source::Broken { since, .. } => *since,
-            _ => Instant::now().into_std(),
-        };
-        observer.source(observe::Source::Broken { since, problem: failure.in_full().into() });
+        match (failure.is_slot_in_use(), &self.options.capture) {
+            // Somebody was there first.
+            (true, Capture::Wal(wal)) => {
+                observer.waits(format!("slot {} held by another process", wal.slot.name()));
+            }
+            _ => observer.is_broken(failure.in_full()),
+        }
     }
 
     /// Where changes never come because of the failure, pages are to fetch again.
@@ -297,7 +297,8 @@ impl Pipeline<'_> {
         let mut routing = tokio::spawn(routing.run(changes_rx, handoffs_tx));
         let keeping = match self.options.state.clone().zip(state) {
             Some((file, state)) => {
-                tokio::spawn(Keeper::new(file, state).run(progress_rx, confirmed_tx))
+                let observer = self.options.observer.clone();
+                tokio::spawn(Keeper::new(file, state, observer).run(progress_rx, confirmed_tx))
             }
             None => tokio::spawn(keeper::pass_on(progress_rx, confirmed_tx)),
         };
@@ -310,8 +311,8 @@ impl Pipeline<'_> {
             Capture::Wal(wal) => info!(slot = %wal.slot.name(), "streaming changes"),
             Capture::Triggers(_) => info!(capture = "triggers", "streaming changes"),
         };
-        let observer = self.options.observer.clone();
-        observer.source(observe::Source::Streaming { since: Instant::now().into_std() });
+        let observer = &self.options.observer;
+        observer.streams();
         let mut is_announced = announce_at <= Instant::now();
         if is_announced {
             announce();
@@ -366,7 +367,7 @@ impl Pipeline<'_> {
                     }
                     () = &mut stopping, if deadline.is_none() => {
                         info!("stopping: delivering what was read");
-                        observer.source(observe::Source::Stopping);
+                        observer.stops();
                         stop_tx.send_replace(true);
                         deadline = Some(Instant::now() + self.options.grace);
                     }

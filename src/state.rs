@@ -62,6 +62,10 @@ impl Owed {
         self.0.get(rule).copied()
     }
 
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, Reason)> {
+        self.0.iter().map(|(rule, reason)| (rule, *reason))
+    }
+
     pub fn rules(&self) -> impl Iterator<Item = &Arc<str>> {
         self.0.keys()
     }

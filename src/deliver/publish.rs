@@ -9,7 +9,7 @@ use crate::acknowledge::Frontier;
 use crate::change::Timestamp;
 use crate::coalesce::{self, Coalescer, Moment};
 use crate::notification::{ChannelName, Handoff, Resync};
-use crate::observe::{self, Observer};
+use crate::observe::Observer;
 
 use super::gate::{Gate, Transition};
 use super::lane::{Debt, Settled};
@@ -380,19 +380,15 @@ impl Publisher {
     }
 
     fn observe(&self, transition: &Transition) {
-        let since = now();
-        self.observer.endpoint(match transition {
-            Transition::Stopped(problem) => {
-                observe::Endpoint::Stopped { since, problem: problem.for_the_log().into() }
-            }
-            Transition::Troubled(problem) => {
-                observe::Endpoint::Troubled { since, problem: problem.for_the_log().into() }
-            }
+        let observer = &self.observer;
+        match transition {
+            Transition::Stopped(problem) => observer.endpoint_stopped(problem.for_the_log()),
+            Transition::Troubled(problem) => observer.endpoint_is_troubled(problem.for_the_log()),
             Transition::Resumed { .. } | Transition::Recovered { .. } => {
-                observe::Endpoint::Accepting
+                observer.endpoint_accepts();
             }
-            Transition::EventsOnly => return,
-        });
+            Transition::EventsOnly => {}
+        }
     }
 
     fn log(&self, transition: &Transition) {

@@ -2,21 +2,26 @@ use std::fmt;
 use std::time::Instant;
 
 /// How a process stands: what its stages have said last.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     pub source: Source,
     pub endpoint: Endpoint,
     pub backlog: Backlog,
+    /// Resyncs that are recorded as owed.
+    pub owed: Vec<Owed>,
 }
 
 /// Whether changes come.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// No connection was tried yet.
-    #[default]
-    Starting,
+    /// The first connection is being made.
+    Starting {
+        since: Instant,
+    },
     /// Another process reads them, and this one stands by.
     Waiting {
+        since: Instant,
+        /// What that one holds, and who it is.
         holder: Box<str>,
     },
     Streaming {
@@ -29,15 +34,16 @@ pub enum Source {
         problem: Box<str>,
     },
     /// What was read is being delivered; nothing more is.
-    Stopping,
+    Stopping {
+        since: Instant,
+    },
 }
 
 /// Whether the endpoint takes what is sent.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// As far as is known.
-    #[default]
-    Accepting,
+    Accepting { since: Instant },
     /// Requests fail and are repeated.
     Troubled { since: Instant, problem: Box<str> },
     /// It refuses everything until somebody changes something.
@@ -63,7 +69,79 @@ pub enum Backlog {
     },
 }
 
+/// That a rule's pages are to be told to fetch everything again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owed {
+    pub rule: Box<str>,
+    pub reason: &'static str,
+}
+
+impl Source {
+    /// In one word.
+    pub fn state(&self) -> &'static str {
+        match self {
+            Source::Starting { .. } => "starting",
+            Source::Waiting { .. } => "waiting",
+            Source::Streaming { .. } => "streaming",
+            Source::Broken { .. } => "broken",
+            Source::Stopping { .. } => "stopping",
+        }
+    }
+
+    pub fn since(&self) -> Instant {
+        match self {
+            Source::Starting { since }
+            | Source::Waiting { since, .. }
+            | Source::Streaming { since }
+            | Source::Broken { since, .. }
+            | Source::Stopping { since } => *since,
+        }
+    }
+}
+
+impl Endpoint {
+    /// In one word.
+    pub fn state(&self) -> &'static str {
+        match self {
+            Endpoint::Accepting { .. } => "accepting",
+            Endpoint::Troubled { .. } => "troubled",
+            Endpoint::Stopped { .. } => "stopped",
+        }
+    }
+
+    pub fn since(&self) -> Instant {
+        match self {
+            Endpoint::Accepting { since }
+            | Endpoint::Troubled { since, .. }
+            | Endpoint::Stopped { since, .. } => *since,
+        }
+    }
+
+    pub fn fails_since(&self) -> Option<Instant> {
+        match self {
+            Endpoint::Accepting { .. } => None,
+            Endpoint::Troubled { since, .. } | Endpoint::Stopped { since, .. } => Some(*since),
+        }
+    }
+
+    pub fn problem(&self) -> Option<&str> {
+        match self {
+            Endpoint::Accepting { .. } => None,
+            Endpoint::Troubled { problem, .. } | Endpoint::Stopped { problem, .. } => Some(problem),
+        }
+    }
+}
+
 impl Standing {
+    pub fn starting(since: Instant) -> Standing {
+        Standing {
+            source: Source::Starting { since },
+            endpoint: Endpoint::Accepting { since },
+            backlog: Backlog::Unknown,
+            owed: Vec::new(),
+        }
+    }
+
     /// Whether changes come and the endpoint takes them; or another process does
     /// that work and this one is there to take over.
     pub fn is_ready(&self) -> bool {
@@ -72,19 +150,19 @@ impl Standing {
     }
 
     /// One line for people: `streaming`, `waiting for slot rowcast held by pid 812`,
-    /// `endpoint down for 4 min, 31 MB retained`.
+    /// `streaming, endpoint down for 4 min, 31 MB retained`.
     pub fn words(&self, now: Instant) -> String {
         let source = match &self.source {
-            Source::Starting => "starting".to_owned(),
-            Source::Waiting { holder } => format!("waiting: {holder}"),
+            Source::Starting { .. } => "starting".to_owned(),
+            Source::Waiting { holder, .. } => format!("waiting for {holder}"),
             Source::Streaming { .. } => "streaming".to_owned(),
             Source::Broken { since, problem } => {
                 format!("no changes for {}: {problem}", Span::between(*since, now))
             }
-            Source::Stopping => "stopping".to_owned(),
+            Source::Stopping { .. } => "stopping".to_owned(),
         };
         let endpoint = match &self.endpoint {
-            Endpoint::Accepting => return source,
+            Endpoint::Accepting { .. } => return source,
             Endpoint::Troubled { since, .. } | Endpoint::Stopped { since, .. } => {
                 format!("endpoint down for {}", Span::between(*since, now))
             }
@@ -131,6 +209,7 @@ mod tests {
         let since = Instant::now();
         let standing = Standing {
             source: Source::Streaming { since },
+            owed: Vec::new(),
             endpoint: Endpoint::Stopped { since, problem: "401".into() },
             backlog: Backlog::Log {
                 unconfirmed_bytes: 31_000_000,
@@ -145,9 +224,11 @@ mod tests {
 
     #[test]
     fn one_that_stands_by_is_ready() {
-        let source = Source::Waiting { holder: "slot rowcast is held by pid 812".into() };
-        let standing = Standing { source, ..Standing::default() };
-        assert_eq!(standing.words(Instant::now()), "waiting: slot rowcast is held by pid 812");
-        assert!(standing.is_ready() && !Standing::default().is_ready());
+        let now = Instant::now();
+        let starting = Standing::starting(now);
+        let source = Source::Waiting { since: now, holder: "slot rowcast held by pid 812".into() };
+        let standing = Standing { source, ..starting.clone() };
+        assert_eq!(standing.words(now), "waiting for slot rowcast held by pid 812");
+        assert!(standing.is_ready() && !starting.is_ready());
     }
 }

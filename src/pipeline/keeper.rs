@@ -9,6 +9,7 @@ use crate::chain;
 use crate::change::Position;
 use crate::deliver::Progress;
 use crate::failpoint;
+use crate::observe::{self, Observer};
 use crate::state::{Loaded, State, StateError, StateFile};
 
 /// The state is written at most so often: each time waits for the disk.
@@ -27,11 +28,13 @@ pub(super) struct Keeper {
     file: StateFile,
     state: State,
     is_failing: bool,
+    observer: Observer,
 }
 
 impl Keeper {
-    pub(super) fn new(file: StateFile, state: State) -> Keeper {
-        Keeper { file, state, is_failing: false }
+    pub(super) fn new(file: StateFile, state: State, observer: Observer) -> Keeper {
+        tell_owed(&observer, &state);
+        Keeper { file, state, is_failing: false, observer }
     }
 
     /// Runs until `progress` has no sender any more, and writes its last word.
@@ -59,6 +62,9 @@ impl Keeper {
             self.state.position = position;
         }
         self.state.owed.settle(&progress.settled);
+        if self.state.owed != before.owed {
+            tell_owed(&self.observer, &self.state);
+        }
         if self.state != before || self.is_failing {
             failpoint::reached("state-due");
             self.write().await;
@@ -91,6 +97,14 @@ impl Keeper {
             Err(_told) => {}
         }
     }
+}
+
+/// What is recorded as owed.
+pub(super) fn tell_owed(observer: &Observer, state: &State) {
+    let owed = state.owed.iter();
+    let owed =
+        owed.map(|(rule, reason)| observe::Owed { rule: (&**rule).into(), reason: reason.name() });
+    observer.owes(owed.collect());
 }
 
 /// Reads the state without keeping the runtime from its other work.

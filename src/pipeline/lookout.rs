@@ -40,6 +40,9 @@ impl Lookout<'_> {
     /// Returns when the database closes the connection, is no longer as the
     /// rules need it, or keeps too much for us, and says which.
     pub(super) async fn run(mut self) -> Error {
+        if let Err(error) = self.look().await {
+            return error;
+        }
         let every = self.options.inspect_every;
         let mut inspect_at = Instant::now() + every;
         let mut weigh_at = Instant::now() + WEIGH_EVERY;
@@ -80,13 +83,24 @@ impl Lookout<'_> {
         }
     }
 
+    /// Tells how much waits, whatever it is: the session may be about to deliver it.
+    async fn look(&self) -> Result<(), Error> {
+        let observer = &self.options.observer;
+        match &self.backlog {
+            Backlog::Log(log) => log.look(&self.connection.client, observer).await.map(drop),
+            Backlog::Outbox(fill) => fill.look(&self.connection, observer).await.map(drop),
+            Backlog::Nothing => Ok(()),
+        }
+    }
+
     async fn weigh(&mut self) -> Result<(), Error> {
         if let Some(leader) = self.leader {
             leader.stay().await?;
         }
+        let observer = &self.options.observer;
         match &mut self.backlog {
-            Backlog::Log(log) => log.weigh(&self.connection.client).await,
-            Backlog::Outbox(fill) => fill.weigh(&self.connection).await,
+            Backlog::Log(log) => log.weigh(&self.connection.client, observer).await,
+            Backlog::Outbox(fill) => fill.weigh(&self.connection, observer).await,
             Backlog::Nothing => Ok(()),
         }
     }

@@ -85,6 +85,7 @@ impl Pipeline<'_> {
     /// the next start takes for a gap.
     pub(super) async fn record(&self, state: &State) {
         let Some(file) = &self.options.state else { return };
+        keeper::tell_owed(&self.options.observer, state);
         if let Err(error) = keeper::write(file, state).await {
             let error = Error::from(error).in_full();
             warn!("{error}: after the next start every page is told to fetch again");

@@ -49,8 +49,14 @@ impl Pipeline<'_> {
         let leader = match triggers.reads {
             Reads::Watch => None,
             Reads::Drain => {
-                let (leader, has_waited) =
-                    Leader::become_one(&dsn, &reading, self.led_by, options.once).await?;
+                let (leader, has_waited) = Leader::become_one(
+                    &dsn,
+                    &reading,
+                    self.led_by,
+                    options.once,
+                    &options.observer,
+                )
+                .await?;
                 self.led_by = Some(leader.pid);
                 if has_waited {
                     inspection = self.accepted(&connection).await?;

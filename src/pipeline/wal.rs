@@ -46,7 +46,7 @@ impl Pipeline<'_> {
                 return Err(refused.clone().into());
             }
             self.told.warn(&inspection);
-            if !self.standby.wait(&connection.client, slot).await? {
+            if !self.standby.wait(&connection.client, slot, &options.observer).await? {
                 break (inspection, refused);
             }
         };

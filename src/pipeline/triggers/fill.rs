@@ -1,6 +1,7 @@
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use crate::observe::{self, Observer};
 use crate::pipeline::Error;
 use crate::pipeline::lookout::ANSWER_WITHIN;
 use crate::postgres::Connection;
@@ -27,19 +28,31 @@ impl Fill {
         Fill { max_rows, level: Level::Low, seen: Level::Low }
     }
 
-    pub(in crate::pipeline) async fn weigh(
-        &mut self,
+    /// Reads how many rows it has, and tells that.
+    pub(in crate::pipeline) async fn look(
+        &self,
         connection: &Connection,
-    ) -> Result<(), Error> {
+        observer: &Observer,
+    ) -> Result<Option<u64>, Error> {
         let query = connection.read(connection.client.query_typed_one(ROOM, &[]));
         let row = timeout(ANSWER_WITHIN, query).await;
         let row = row.map_err(|_| Error::Unanswered(ANSWER_WITHIN))?.map_err(Error::Inspect)?;
         // Before the reader has set it, nothing says how much room there is.
         let Some(room) = row.try_get::<_, Option<i64>>(0).map_err(Error::Inspect)? else {
-            return Ok(());
+            return Ok(None);
         };
         let room = u64::try_from(room).unwrap_or(0);
-        let rows = self.max_rows.saturating_sub(room);
+        let (rows, max_rows) = (self.max_rows.saturating_sub(room), self.max_rows);
+        observer.backlog(observe::Backlog::Outbox { rows, max_rows });
+        Ok(Some(rows))
+    }
+
+    pub(in crate::pipeline) async fn weigh(
+        &mut self,
+        connection: &Connection,
+        observer: &Observer,
+    ) -> Result<(), Error> {
+        let Some(rows) = self.look(connection, observer).await? else { return Ok(()) };
         if let Some(level) = self.found(rows) {
             tell(level, rows, self.max_rows);
         }

@@ -6,6 +6,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 use tracing::warn;
 
+use crate::observe::Observer;
 use crate::pipeline::Error;
 use crate::postgres::outbox::{self, Backend};
 use crate::postgres::{APPLICATION_NAME, Connection, Dsn, Tenure, connect_as};
@@ -39,6 +40,7 @@ impl Leader {
         reading: &Connection,
         mut own: Option<i32>,
         once: bool,
+        observer: &Observer,
     ) -> Result<(Leader, bool), Error> {
         let lock = match reading.tenure {
             Tenure::Session => None,
@@ -57,6 +59,7 @@ impl Leader {
             has_waited = true;
             let drained_by = asking.read(outbox::drained_by(&asking.client));
             let holder = Holder(in_time(drained_by).await?);
+            observer.waits(format!("the outbox held by {holder}"));
             if own.is_some() && holder.pid() == own.take() {
                 holder.end(asking).await?;
                 continue;

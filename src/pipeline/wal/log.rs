@@ -4,6 +4,7 @@ use tokio::time::{Instant, timeout};
 use tokio_postgres::Client;
 use tracing::warn;
 
+use crate::observe::{self, Observer};
 use crate::pipeline::lookout::ANSWER_WITHIN;
 use crate::pipeline::{Error, Shed};
 use crate::postgres::lag::{self, Lag};
@@ -32,12 +33,32 @@ impl Log {
         Log { slot, max_bytes, old_transaction: OldTransaction::default() }
     }
 
-    /// # Errors
-    /// [`Error::Shed`] if it is too much.
-    pub(in crate::pipeline) async fn weigh(&mut self, client: &Client) -> Result<(), Error> {
+    /// Reads it and tells it.
+    pub(in crate::pipeline) async fn look(
+        &self,
+        client: &Client,
+        observer: &Observer,
+    ) -> Result<Option<Lag>, Error> {
         let answer = timeout(ANSWER_WITHIN, lag::read(client, &self.slot)).await;
         let lag = answer.map_err(|_| Error::Unanswered(ANSWER_WITHIN))?.map_err(Error::Inspect)?;
-        let Some(lag) = lag else { return Ok(()) };
+        if let Some(lag) = lag {
+            observer.backlog(observe::Backlog::Log {
+                unconfirmed_bytes: lag.unconfirmed_bytes(),
+                retained_bytes: lag.retained_bytes(),
+                max_bytes: self.max_bytes,
+            });
+        }
+        Ok(lag)
+    }
+
+    /// # Errors
+    /// [`Error::Shed`] if it is too much.
+    pub(in crate::pipeline) async fn weigh(
+        &mut self,
+        client: &Client,
+        observer: &Observer,
+    ) -> Result<(), Error> {
+        let Some(lag) = self.look(client, observer).await? else { return Ok(()) };
         let max_bytes = self.max_bytes;
         if lag.unconfirmed_bytes() > max_bytes {
             return Err(Shed { lag_bytes: lag.unconfirmed_bytes(), max_bytes }.into());

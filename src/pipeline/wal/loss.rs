@@ -61,6 +61,7 @@ impl Pipeline<'_> {
         refused.tell();
         let slot = &self.options.database.slot;
         error!("slot {slot} is made again, and every page is told to fetch again");
+        self.options.observer.is_broken(format!("slot {slot} was lost and is made again"));
         let recorded = state.unwrap_or_else(|| State {
             system: server.system.clone(),
             timeline: server.timeline,

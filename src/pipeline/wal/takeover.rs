@@ -6,6 +6,7 @@ use tokio_postgres::Client;
 use tracing::warn;
 
 use crate::chain;
+use crate::observe::Observer;
 use crate::pipeline::Error;
 use crate::postgres::{APPLICATION_NAME, SlotName};
 
@@ -96,11 +97,17 @@ impl Standby {
     ///
     /// Two that both take over do not fight: whose connection is ended waits as
     /// a standby, and sees that the other speaks.
-    pub(super) async fn wait(&mut self, client: &Client, slot: &SlotName) -> Result<bool, Error> {
+    pub(super) async fn wait(
+        &mut self,
+        client: &Client,
+        slot: &SlotName,
+        observer: &Observer,
+    ) -> Result<bool, Error> {
         let mut has_waited = false;
         let mut is_told = false;
         while let Some(holder) = look(client, slot).await? {
             has_waited = true;
+            observer.waits(format!("slot {slot} held by pid {}", holder.pid));
             match self.judge(&holder, Instant::now()) {
                 Some(why) => end(client, slot, holder.pid, why).await?,
                 None => {
