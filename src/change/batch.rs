@@ -2,6 +2,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Broadcast, Context, Field, Position, Relation, ReplicaIdentity, Row, Timestamp, Value,
@@ -41,6 +42,16 @@ impl<'a> Change<'a> {
     /// The same, of a transaction that has said nothing.
     pub fn without_context(self) -> Change<'a> {
         Change { context: None, ..self }
+    }
+
+    /// As it was sent, if it was.
+    pub fn old_row(&self) -> Option<Row<'a>> {
+        self.old
+    }
+
+    /// As it was sent, if it was.
+    pub fn new_row(&self) -> Option<Row<'a>> {
+        self.new
     }
 
     /// The column as it is after the change. An unchanged TOASTed value is
@@ -87,7 +98,8 @@ impl<'a> Change<'a> {
 }
 
 /// Why a source cannot tell changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Missed {
     /// They may not have been written down.
     Unrecorded,

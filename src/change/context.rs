@@ -37,6 +37,11 @@ impl Context {
         }
         let values: Map<String, Value> =
             serde_json::from_slice(json).map_err(|_| ContextError::NoObject)?;
+        Ok(Context::of(values))
+    }
+
+    /// Of a context's own values.
+    pub fn of(values: Map<String, Value>) -> Context {
         // A browser has sent it, who must not have the rest unsaid by it.
         let (socket_id, is_socket_id_refused) = match values.get("socket_id") {
             None | Some(Value::Null) => (None, false),
@@ -44,7 +49,7 @@ impl Context {
             Some(_) => (None, true),
         };
         let heap_bytes = of_object(&values);
-        Ok(Context { values, socket_id, is_socket_id_refused, heap_bytes })
+        Context { values, socket_id, is_socket_id_refused, heap_bytes }
     }
 
     /// What it costs to keep, in bytes, near enough: with many small values in it

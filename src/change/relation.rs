@@ -1,7 +1,9 @@
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// A table's name with its schema, unquoted, as the catalog has it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TableName {
     pub schema: Box<str>,
     pub name: Box<str>,
@@ -20,12 +22,13 @@ impl fmt::Display for TableName {
 }
 
 /// A table as a source describes it, before the rows that need it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Relation {
     pub oid: u32,
     pub table: TableName,
     /// What the catalog calls it now, if something else: rows may be older than
     /// their table's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renamed: Option<TableName>,
     pub columns: Vec<Column>,
     pub identity: ReplicaIdentity,
@@ -58,7 +61,7 @@ impl Relation {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
     pub name: Box<str>,
     pub kind: Kind,
@@ -69,7 +72,8 @@ pub struct Column {
 
 /// What an old row carries.
 /// <https://www.postgresql.org/docs/current/sql-altertable.html#SQL-ALTERTABLE-REPLICA-IDENTITY>
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ReplicaIdentity {
     /// The primary key.
     Default,
@@ -81,7 +85,8 @@ pub enum ReplicaIdentity {
 }
 
 /// How a column's text becomes JSON.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Kind {
     Bool,
     Integer,

@@ -27,6 +27,12 @@ impl Timestamp {
         self.0.saturating_sub(POSTGRES_EPOCH_SECONDS * 1_000_000)
     }
 
+    /// As it is printed. `None` for what is no moment.
+    pub fn parse(text: &str) -> Option<Timestamp> {
+        let moment: jiff::Timestamp = text.parse().ok()?;
+        Some(Timestamp(moment.as_microsecond()))
+    }
+
     pub fn now() -> Timestamp {
         Timestamp(jiff::Timestamp::now().as_microsecond())
     }
@@ -53,6 +59,8 @@ mod tests {
         assert_eq!(Timestamp::from_unix_micros(0).to_string(), "1970-01-01T00:00:00.000000Z");
         assert_eq!(Timestamp::from_postgres_micros(0).to_string(), "2000-01-01T00:00:00.000000Z");
         assert_eq!(Timestamp::from_postgres_micros(7).postgres_micros(), 7);
+        assert_eq!(Timestamp::parse(&moment.to_string()), Some(moment));
+        assert_eq!(Timestamp::parse("yesterday"), None);
         assert!(!Timestamp::from_unix_micros(i64::MAX).to_string().is_empty());
     }
 }

@@ -1,5 +1,6 @@
 //! Where changes come from.
 
+pub mod recording;
 mod said;
 mod session;
 pub mod triggers;
