@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use toml::Spanned;
@@ -10,6 +11,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::explain;
 use super::interpolate::interpolate;
+use super::laravel::Application;
 use super::locate::{Outline, Source};
 use super::report::{Problem, Report};
 use super::secret_file;
@@ -27,27 +29,53 @@ pub(super) struct Document<'s> {
 }
 
 impl<'s> Document<'s> {
-    pub(super) fn parse(
-        source: &'s Source,
-        env: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Document<'s>, Report> {
+    pub(super) fn parse(source: &'s Source) -> Result<Document<'s>, Report> {
         let (root, errors) = DeTable::parse_recoverable(&source.text);
         if !errors.is_empty() {
             return Err(Report::new(explain::syntax(source, &errors)));
         }
         let root = root.into_inner();
         let outline = Outline::of(&root);
-        let mut document =
-            Document { source, outline, root, sections: Vec::new(), problems: Vec::new() };
-        document.complete(env);
-        match document.problems.is_empty() {
-            true => Ok(document),
-            false => Err(Report::new(document.problems)),
+        Ok(Document { source, outline, root, sections: Vec::new(), problems: Vec::new() })
+    }
+
+    /// The application that `[laravel] root` names. What is wrong with the option
+    /// itself is told where it is read.
+    pub(super) fn application<'e>(
+        &self,
+        env: &'e dyn Fn(&str) -> Option<String>,
+    ) -> Result<Option<Application<'e>>, Report> {
+        let root = self.root.get("laravel").and_then(|section| section.get_ref().get("root"));
+        let Some((root, span)) =
+            root.and_then(|root| Some((root.get_ref().as_str()?, root.span())))
+        else {
+            return Ok(None);
+        };
+        let Ok(root) = interpolate(root, env) else { return Ok(None) };
+        match Application::read(Path::new(&*root), env) {
+            Ok(application) => Ok(Some(application)),
+            Err(problem) if problem.location().is_some() => Err(Report::new(vec![problem])),
+            Err(problem) => Err(Report::new(vec![problem.at(self.source, span)])),
         }
     }
 
     /// Puts in what stands outside the file.
-    fn complete(&mut self, env: &dyn Fn(&str) -> Option<String>) {
+    pub(super) fn complete(
+        &mut self,
+        env: &dyn Fn(&str) -> Option<String>,
+        application: Option<&Application<'_>>,
+    ) -> Result<(), Report> {
+        self.resolve(env);
+        if let Some(application) = application {
+            self.inherit(application);
+        }
+        match self.problems.is_empty() {
+            true => Ok(()),
+            false => Err(Report::new(std::mem::take(&mut self.problems))),
+        }
+    }
+
+    fn resolve(&mut self, env: &dyn Fn(&str) -> Option<String>) {
         let mut root = std::mem::take(&mut self.root);
         for (name, section) in root.iter_mut() {
             let (is_rule, span) = (name.get_ref() == RULES, section.span());
@@ -62,6 +90,34 @@ impl<'s> Document<'s> {
             }
         }
         self.root = root;
+    }
+
+    /// What the application knows and the file does not say. What the file says
+    /// is not looked for.
+    fn inherit(&mut self, application: &Application<'_>) {
+        if !self.has("database", "url") {
+            match application.database() {
+                Ok(dsn) => self.default("database", "url", dsn.to_string()),
+                Err(problems) => self.problems.extend(problems),
+            }
+        }
+        if !self.has("database", "timezone") {
+            match application.timezone() {
+                Ok(Some(zone)) => self.default("database", "timezone", zone),
+                Ok(None) => {}
+                Err(problem) => self.problems.push(problem),
+            }
+        }
+        match application.pusher(&|option| !self.has("pusher", option)) {
+            Ok(found) => {
+                found.into_iter().for_each(|(option, value)| self.default("pusher", option, value));
+            }
+            Err(problems) => self.problems.extend(problems),
+        }
+    }
+
+    fn has(&self, section: &str, option: &str) -> bool {
+        self.root.get(section).is_some_and(|section| section.get_ref().get(option).is_some())
     }
 
     fn strings(

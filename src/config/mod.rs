@@ -1,12 +1,13 @@
 //! The configuration: one TOML file, whose sections belong to the stages.
 //!
-//! Loading touches files only: the configuration itself and the secrets that it
-//! names. Every mistake is reported with its place, what was expected, and what
+//! Loading touches files only: the configuration itself, the secrets that it
+//! names, and the `.env` of the application that it names. Every mistake is reported with its place, what was expected, and what
 //! to write instead; all mistakes of a kind at once.
 
 mod document;
 mod explain;
 mod interpolate;
+mod laravel;
 mod locate;
 mod report;
 mod run;
@@ -22,6 +23,7 @@ use crate::{deliver, postgres, route};
 use document::Document;
 use locate::{Outline, Source};
 
+pub use laravel::{Application, Laravel};
 pub use locate::Location;
 pub use report::{Problem, Report};
 pub use run::{InspectEvery, OnSlotLoss, Run};
@@ -36,6 +38,7 @@ secret = \"${REVERB_APP_SECRET}\"";
 /// Everything that the file decides.
 #[derive(Clone, Debug)]
 pub struct Config {
+    pub laravel: Laravel,
     pub database: postgres::Config,
     pub pusher: deliver::pusher::Config,
     pub limits: deliver::Limits,
@@ -83,10 +86,14 @@ fn paths(paths: &[PathBuf]) -> String {
 /// [`Error::Invalid`] holds every mistake that could be found at once.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Error> {
     let source = read(path)?;
-    let mut document = Document::parse(&source, env)?;
+    let mut document = Document::parse(&source)?;
+    let application = document.application(env)?;
+    let of_application = |name: &str| application.as_ref()?.get(name);
+    document.complete(&|name| env(name).or_else(|| of_application(name)), application.as_ref())?;
     if let Some(folder) = run::default_state_dir(env) {
         document.default("run", "state_dir", folder.display().to_string());
     }
+    let laravel = document.section("laravel");
     let database = document.section("database");
     let pusher = document.required("pusher", PUSHER_EXAMPLE);
     let limits = document.section("limits");
@@ -94,12 +101,12 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded,
     let broadcast = document.section("broadcast");
     let rule = document.rules();
     let outline = document.finish()?;
-    let (Some(database), Some(pusher), Some(limits), Some(run), Some(broadcast)) =
-        (database, pusher, limits, run, broadcast)
+    let (Some(laravel), Some(database), Some(pusher), Some(limits), Some(run), Some(broadcast)) =
+        (laravel, database, pusher, limits, run, broadcast)
     else {
         unreachable!("a section is only missing after a problem");
     };
-    let config = Config { database, pusher, limits, run, broadcast, rule };
+    let config = Config { laravel, database, pusher, limits, run, broadcast, rule };
     let mut warnings = unused::unused(&source, &outline, config.database.capture);
     warnings.extend(readable_secrets(&source, &outline));
     Ok(Loaded { config, warnings, source, outline })

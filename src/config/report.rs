@@ -115,6 +115,9 @@ impl fmt::Display for Report {
 /// The line with each secret overwritten, character by character so that the
 /// caret still fits: what is printed ends up in logs.
 fn without_secrets(line: &str) -> String {
+    if let Some((name, value)) = line.split_once('=').filter(|(name, _)| is_secret_variable(name)) {
+        return format!("{name}={}", "*".repeat(value.chars().count()));
+    }
     let mut shown: Vec<char> = line.chars().collect();
     for word in ["secret", "password", "encryption_key"] {
         let word: Vec<char> = word.chars().collect();
@@ -144,6 +147,14 @@ fn without_secrets(line: &str) -> String {
         }
     }
     shown.into_iter().collect()
+}
+
+/// Whether a line of a `.env` sets this, and nobody else should know it.
+fn is_secret_variable(name: &str) -> bool {
+    let name = name.trim().trim_start_matches("export ").trim();
+    let is_variable =
+        name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+    is_variable && ["PASSWORD", "SECRET", "KEY", "TOKEN"].iter().any(|word| name.contains(word))
 }
 
 /// The characters of the value that an `=` assigns at `from`, without quotes.
@@ -191,6 +202,9 @@ mod tests {
             (r#"encryption_key = "base64:QQ==""#, r#"encryption_key = "***********""#),
             (r#"pusher = { key = "k", secret = "s" }"#, r#"pusher = { key = "k", secret = "*" }"#),
             (r#"secret_file = "/run/x""#, r#"secret_file = "/run/x""#),
+            (r#"DB_PASSWORD="a, b" # c"#, r#"DB_PASSWORD=**********"#),
+            ("DB_URL=postgres://u:pw@h/db", "DB_URL=postgres://u:**@h/db"),
+            ("DB_HOST=db", "DB_HOST=db"),
         ] {
             assert_eq!(without_secrets(line), shown);
         }

@@ -9,9 +9,11 @@
 mod grammar;
 mod passfile;
 mod target;
+mod written;
 
 pub use target::{Address, Host, Target};
 pub(crate) use target::{Ssl, Tcp};
+pub use written::WrittenDsn;
 
 use std::fmt;
 use std::net::IpAddr;

@@ -33,7 +33,7 @@ mod transaction;
 
 pub use connect::{Connection, End, Tenure, connect, connect_alone, connect_as};
 pub use dial::{DialError, Stream};
-pub use dsn::{Address, Dsn, DsnError, Host, Target};
+pub use dsn::{Address, Dsn, DsnError, Host, Target, WrittenDsn};
 pub use error::{ConnectError, ServerError};
 pub use names::{NameError, PublicationName, SlotName};
 pub use quoting::{quote_identifier, quote_literal, quote_replication_literal};

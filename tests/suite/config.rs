@@ -84,17 +84,22 @@ fn option(line: &str) -> Option<(&str, &str)> {
 }
 
 fn load_text(text: &str) -> Result<Loaded, Error> {
+    load_with(text, &example_env)
+}
+
+fn load_with(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Error> {
     let folder = tempfile::tempdir().expect("a folder for the file");
     let path = folder.path().join("rowcast.toml");
     std::fs::write(&path, text).expect("the folder is ours");
-    rowcast::config::load(&path, &example_env)
+    rowcast::config::load(&path, env)
 }
 
 #[test]
 fn the_example_loads_as_it_is_and_with_every_option_switched_on() {
     let all: Vec<&str> =
         EXAMPLE.lines().map(|line| option(line).map_or(line, |(_, option)| option)).collect();
-    for text in [EXAMPLE, &all.join("\n")] {
+    let all = all.join("\n").replace("/var/www/shop", &format!("{CASES}/laravel"));
+    for text in [EXAMPLE, &all] {
         let loaded = load_text(text).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(loaded.config.rule.len(), 1);
     }
@@ -102,7 +107,9 @@ fn the_example_loads_as_it_is_and_with_every_option_switched_on() {
 
 #[test]
 fn the_example_documents_every_option_and_no_other() {
-    for section in ["[database]", "[pusher]", "[limits]", "[run]", "[broadcast]", "[[rule]]"] {
+    for section in
+        ["[database]", "[pusher]", "[laravel]", "[limits]", "[run]", "[broadcast]", "[[rule]]"]
+    {
         let (_, rest) = EXAMPLE.split_once(&format!("\n{section}\n")).expect(section);
         let documented: BTreeSet<&str> = rest
             .lines()
@@ -117,7 +124,7 @@ fn the_example_documents_every_option_and_no_other() {
 fn a_default_in_the_example_is_the_default() {
     /// Shown with an example, since they are not set by default, or not always
     /// to the same.
-    const WITHOUT: [&str; 10] = [
+    const WITHOUT: [&str; 11] = [
         "ca_file",
         "channels",
         "cluster",
@@ -126,6 +133,7 @@ fn a_default_in_the_example_is_the_default() {
         "max_retained_wal",
         "password",
         "proxy",
+        "root",
         "sign_path_prefix",
         "state_dir",
     ];
@@ -255,6 +263,30 @@ fn a_secret_may_stand_in_a_file_of_its_own() {
     let text = EXAMPLE.replace("secret = \"${REVERB_APP_SECRET}\"", &option);
     let loaded = load_text(&text).expect("the secret is in its file");
     assert_eq!(loaded.config.pusher.secret.expose(), "from the file ");
+}
+
+#[test]
+fn an_applications_env_gives_what_the_file_leaves_out_option_by_option() {
+    let root = format!("[laravel]\nroot = '{CASES}/laravel'\n");
+    let loaded = load_with(&root, &env).unwrap_or_else(|error| panic!("{error}"));
+    let config = &loaded.config;
+    let url = "postgres://shop:p%40ss@db.internal:5433/shop".parse().expect("a DSN");
+    assert_eq!(config.database.dsn(), url);
+    assert_eq!(
+        config.pusher.url.as_ref().map(ToString::to_string).as_deref(),
+        Some("http://reverb:8080")
+    );
+    assert_eq!((config.pusher.app_id.as_str(), config.pusher.key.as_str()), ("1", "of-env"));
+    assert_eq!(config.pusher.secret.expose(), "hush");
+
+    let own = "[database]\nurl = 'postgres://rowcast@${DB_HOST}/${DB_DATABASE}'\npassword = 'own'\n\
+               [pusher]\ncluster = 'eu'\nkey = 'own'\n";
+    let loaded = load_with(&format!("{root}{own}"), &env).unwrap_or_else(|error| panic!("{error}"));
+    let config = &loaded.config;
+    let url = "postgres://rowcast:own@db.internal/shop".parse().expect("a DSN");
+    assert_eq!(config.database.dsn(), url);
+    assert!(config.pusher.url.is_none() && config.pusher.cluster.is_some());
+    assert_eq!((config.pusher.app_id.as_str(), config.pusher.key.as_str()), ("1", "own"));
 }
 
 /// The program in an environment that holds nothing but `env`.
