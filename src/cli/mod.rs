@@ -4,8 +4,10 @@
 //! anyhow. A subcommand is a file with its `Args` and one `run`, a variant of
 //! `Command` and an arm in [`run`].
 
+mod completions;
 mod demo;
 mod doctor;
+mod man;
 mod rules;
 mod run;
 mod send;
@@ -13,9 +15,10 @@ mod setup;
 mod signal;
 mod tail;
 mod teardown;
+mod terminal;
 
 use std::env;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
@@ -41,12 +44,13 @@ Example:
   rowcast setup --url postgres://postgres@127.0.0.1/shop
   rowcast run
 
-config.example.toml describes every option of the configuration.
+`rowcast COMMAND --help` says what a command does in full, with examples. What can be
+set in the configuration stands in config.example.toml.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 78 wrong configuration."
 )]
 pub struct Cli {
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Options of every command")]
     global: Global,
     #[command(subcommand)]
     command: Command,
@@ -59,7 +63,13 @@ struct Global {
     #[arg(short, long, global = true, env = "ROWCAST_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// How log lines look
-    #[arg(long, global = true, env = "ROWCAST_LOG_FORMAT", default_value = "auto")]
+    #[arg(
+        long,
+        global = true,
+        env = "ROWCAST_LOG_FORMAT",
+        default_value = "auto",
+        value_name = "FORMAT"
+    )]
     log_format: LogFormat,
     /// Log more: what is done (-v), or every change (-vv)
     #[arg(short, long, global = true, action = ArgAction::Count)]
@@ -88,6 +98,8 @@ enum Command {
     Send(send::Args),
     Doctor(doctor::Args),
     Demo(demo::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 impl Cli {
@@ -114,6 +126,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Send(args) => send::run(args, &global).await,
         Command::Doctor(args) => doctor::run(args, &global).await,
         Command::Demo(args) => demo::run(args).await,
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
     }
 }
 
@@ -154,24 +168,24 @@ impl Command {
             | Command::Tail(_)
             | Command::Send(_)
             | Command::Doctor(_)
-            | Command::Demo(_) => false,
+            | Command::Demo(_)
+            | Command::Completions(_)
+            | Command::Man(_) => false,
         }
     }
 }
 
 impl LogFormat {
     fn format(self) -> log::Format {
-        let colour = io::stderr().is_terminal() && !is_set("NO_COLOR");
+        let colour = terminal::has_colour(&io::stderr());
         match self {
-            LogFormat::Auto => log::Format::Human { colour, times: !is_set("JOURNAL_STREAM") },
+            LogFormat::Auto => {
+                log::Format::Human { colour, times: !terminal::is_set("JOURNAL_STREAM") }
+            }
             LogFormat::Human => log::Format::Human { colour, times: true },
             LogFormat::Json => log::Format::Json,
         }
     }
-}
-
-fn is_set(variable: &str) -> bool {
-    env::var_os(variable).is_some_and(|value| !value.is_empty())
 }
 
 impl Global {
@@ -235,6 +249,27 @@ mod tests {
             assert!(command.get_about().is_some(), "{}", command.get_name());
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Example"), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn what_a_command_is_for_is_said_in_one_line_of_a_terminal() {
+        for command in Cli::command().get_subcommands() {
+            let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+            assert!(about.chars().count() <= 88, "{}: {about}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn every_option_says_what_it_is_for() {
+        let mut root = Cli::command();
+        root.build();
+        for command in std::iter::once(&root).chain(root.get_subcommands()) {
+            for option in command.get_arguments() {
+                let help = option.get_help().map(ToString::to_string).unwrap_or_default();
+                let (command, option) = (command.get_name(), option.get_id());
+                assert!(help.chars().count() >= 10, "{command} {option}: {help:?}");
+            }
         }
     }
 }

@@ -25,11 +25,12 @@ use crate::source::wal::connection::Persistence;
 pub(super) use report::Report;
 pub(super) use sessions::Sessions;
 
-/// Makes what rowcast needs in the database: the publication of the tables that
-/// rules name, and the replication slot, or with capture = "triggers" an outbox,
-/// and triggers on these tables that fill it; lets its role read what rules look
-/// up; and makes the functions rowcast.context and rowcast.broadcast for
-/// applications. Run it again after changing rules
+/// Makes what rowcast needs in the database; run it again after changing rules
+///
+/// That is the publication of the tables that rules name, and the replication
+/// slot, or with capture = "triggers" an outbox, and triggers on these tables that
+/// fill it; the right of its role to read what rules look up; and the functions
+/// rowcast.context and rowcast.broadcast for applications.
 ///
 /// It touches no row, and never waits long for a lock. What is right already
 /// stays as it is. The role of [database] url needs REPLICATION only, or with

@@ -6,8 +6,10 @@ use crate::postgres::plan::{self, Identities, Removal};
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::{self, Capture, Dsn, Target, identity};
 
-/// Removes what setup made, for either capture: the slot and the publication,
-/// the triggers and the outbox, and the functions
+/// Removes what setup made
+///
+/// For either capture: the slot and the publication, the triggers and the
+/// outbox, and the functions.
 ///
 /// The slot goes first, so that Postgres keeps no more log for it. Triggers go
 /// table by table, each with a short lock. A slot that is in use stays, and so

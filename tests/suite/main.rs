@@ -32,6 +32,7 @@ mod run_triggers;
 mod setup;
 mod setup_command;
 mod setup_triggers;
+mod shell;
 mod standby;
 #[expect(unreachable_pub, reason = "nothing of a test binary can be reached from outside")]
 mod systems;

@@ -34,9 +34,9 @@ use ledger::{Ledger, Totals};
 use prepare::Prepared;
 use report::Report;
 
-/// Shows rowcast at work on a throwaway database: changes, the notifications
-/// that they become, and how long that takes
+/// Shows rowcast at work on a throwaway database
 ///
+/// Prints changes, the notifications that they become, and how long that takes.
 /// Starts a Postgres server of its own in a temporary folder, which is gone
 /// afterwards; it needs no configuration and touches no other database. Exits
 /// with 1 if a change was lost or one that was rolled back was sent.

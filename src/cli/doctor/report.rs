@@ -2,11 +2,11 @@
 //! JSON object at the end.
 
 use std::env;
-use std::io::{self, IsTerminal};
+use std::io;
 
 use serde::Serialize;
 
-use crate::cli::is_set;
+use crate::cli::terminal;
 
 /// Where what was found begins. Names of checks are shorter.
 const INDENT: usize = 27;
@@ -94,10 +94,7 @@ impl Style {
             Some(value.to_string_lossy().to_ascii_lowercase())
         });
         let is_utf8 = |locale: String| locale.contains("utf-8") || locale.contains("utf8");
-        Style {
-            unicode: locale.is_some_and(is_utf8),
-            colour: io::stdout().is_terminal() && !is_set("NO_COLOR"),
-        }
+        Style { unicode: locale.is_some_and(is_utf8), colour: terminal::has_colour(&io::stdout()) }
     }
 
     fn mark(self, verdict: Verdict) -> String {
