@@ -64,6 +64,7 @@ pub use options::{Capture, Options, Slot, Triggers, Wal};
 use routing::Routing;
 use triggers::Leader;
 use wal::Standby;
+pub use wal::max_retained;
 
 /// Batches and handoffs under way between two stages. Each holds about what one
 /// read of the stream brought.

@@ -13,9 +13,11 @@ mod run;
 mod send;
 mod setup;
 mod signal;
+mod status;
 mod tail;
 mod teardown;
 mod terminal;
+mod units;
 
 use std::env;
 use std::io;
@@ -94,6 +96,7 @@ enum Command {
     Run(run::Args),
     Setup(setup::Args),
     Teardown(teardown::Args),
+    Status(status::Args),
     Tail(tail::Args),
     Send(send::Args),
     Doctor(doctor::Args),
@@ -122,6 +125,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Run(args) => run::run(args, &global).await,
         Command::Setup(args) => setup::run(args, &global).await,
         Command::Teardown(args) => teardown::run(args, &global).await,
+        Command::Status(args) => status::run(args, &global).await,
         Command::Tail(args) => tail::run(args, &global).await,
         Command::Send(args) => send::run(args, &global).await,
         Command::Doctor(args) => doctor::run(args, &global).await,
@@ -165,6 +169,7 @@ impl Command {
             Command::Run(_) => true,
             Command::Setup(_)
             | Command::Teardown(_)
+            | Command::Status(_)
             | Command::Tail(_)
             | Command::Send(_)
             | Command::Doctor(_)

@@ -85,7 +85,7 @@ fn capture(config: &Config) -> Capture {
 
 /// Whose state it is. A slot's name is one of the whole cluster; an outbox has
 /// none, and another database may have one too.
-fn state_name(database: &postgres::Config) -> anyhow::Result<String> {
+pub(super) fn state_name(database: &postgres::Config) -> anyhow::Result<String> {
     let mut name = database.slot.to_string();
     if database.capture == postgres::Capture::Triggers {
         name.push('-');

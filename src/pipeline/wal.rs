@@ -9,6 +9,7 @@ mod takeover;
 mod visible;
 
 pub(super) use log::Log;
+pub use log::max_retained;
 pub(super) use loss::SlotGone;
 pub(super) use takeover::Standby;
 pub(super) use visible::Visible;

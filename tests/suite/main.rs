@@ -34,6 +34,7 @@ mod setup_command;
 mod setup_triggers;
 mod shell;
 mod standby;
+mod status;
 #[expect(unreachable_pub, reason = "nothing of a test binary can be reached from outside")]
 mod systems;
 mod tail;

@@ -93,7 +93,7 @@ async fn warn_of_oldest(client: &Client, lag: Lag) -> Result<bool, tokio_postgre
 
 /// Bytes of log that may wait for us. At the server's own bound the slot is lost,
 /// so we let go before.
-pub(super) fn max_retained(configured: Option<u64>, max_slot_wal_keep_size: Option<u64>) -> u64 {
+pub fn max_retained(configured: Option<u64>, max_slot_wal_keep_size: Option<u64>) -> u64 {
     const DEFAULT: u64 = 4_000_000_000;
     configured.unwrap_or_else(|| {
         let most = max_slot_wal_keep_size.map(|keep| keep / 5 * 4);

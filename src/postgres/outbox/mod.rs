@@ -9,9 +9,11 @@ use tokio_postgres::{Client, Error, Row};
 pub mod capture;
 pub mod goal;
 mod plan;
+mod room;
 pub mod settings;
 
 pub use plan::{Installation, install, remove, remove_schema};
+pub use room::Room;
 
 /// What `sql/outbox.sql` makes, in schema `rowcast`.
 pub const SEQUENCES: [&str; 4] = ["outbox_id", "gate", "failures", "refusals"];

@@ -1,0 +1,125 @@
+//! `rowcast status`: what the running process and the database say of how it
+//! stands.
+
+mod database;
+mod process;
+mod words;
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::Global;
+use super::run::state_name;
+use crate::chain;
+use crate::config::Config;
+use crate::postgres::SlotName;
+
+use database::Database;
+use process::Asked;
+
+/// Says how rowcast stands: whether changes come and are delivered, what waits,
+/// and what the database keeps for it
+///
+/// It asks the process that runs with this configuration, by its socket in the
+/// state folder, and Postgres. It says what it can where one of them is away. The
+/// exit code is 0 if that process works or stands by, and 1 if not.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  rowcast status
+  rowcast status --json | jq .database.unconfirmed_bytes")]
+pub(super) struct Args {
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// All that is known.
+#[derive(Debug)]
+struct Status {
+    slot: SlotName,
+    socket: PathBuf,
+    process: Asked,
+    database: anyhow::Result<Database>,
+}
+
+/// In one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Working,
+    /// Another one does the work; this one takes over.
+    StandingBy,
+    NotWorking,
+    NotRunning,
+    Unknown,
+}
+
+#[expect(clippy::print_stdout, reason = "the command's result")]
+pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
+    let loaded = global.load_config()?;
+    let status = Status::read(&loaded.config).await?;
+    match args.json {
+        true => println!("{}", status.json()),
+        false => print!("{status}"),
+    }
+    match status.verdict() {
+        Verdict::Working | Verdict::StandingBy => Ok(()),
+        Verdict::NotWorking => anyhow::bail!("rowcast does not work now: see above"),
+        Verdict::NotRunning => anyhow::bail!("rowcast does not run with this configuration here"),
+        Verdict::Unknown => anyhow::bail!("whether rowcast works is not known: see above"),
+    }
+}
+
+impl Status {
+    async fn read(config: &Config) -> anyhow::Result<Status> {
+        let name = state_name(&config.database)?;
+        let socket = config.run.state_dir.join(format!("{name}.sock"));
+        let (process, database) = tokio::join!(process::ask(&socket), database::look(config));
+        Ok(Status { slot: config.database.slot.clone(), socket, process, database })
+    }
+
+    fn verdict(&self) -> Verdict {
+        match &self.process {
+            Asked::Answered(process) if process.is_refused() => Verdict::NotWorking,
+            Asked::Answered(process) if process.streams() => Verdict::Working,
+            Asked::Answered(process) if process.stands_by() => Verdict::StandingBy,
+            Asked::Answered(_) => Verdict::NotWorking,
+            Asked::NotRunning => Verdict::NotRunning,
+            Asked::Failed(_) => Verdict::Unknown,
+        }
+    }
+
+    fn json(&self) -> Value {
+        let (process, process_problem) = match &self.process {
+            Asked::Answered(process) => (Some(&process.told), None),
+            Asked::NotRunning => (None, None),
+            Asked::Failed(error) => (None, Some(chain::line(error.as_ref()))),
+        };
+        let (database, database_problem) = match &self.database {
+            Ok(database) => (Some(database.json()), None),
+            Err(error) => (None, Some(chain::line(error.as_ref()))),
+        };
+        json!({
+            "verdict": self.verdict().name(),
+            "socket": self.socket,
+            "process": process,
+            "process_problem": process_problem,
+            "database": database,
+            "database_problem": database_problem,
+        })
+    }
+}
+
+impl Verdict {
+    /// As in JSON.
+    fn name(self) -> &'static str {
+        match self {
+            Verdict::Working => "working",
+            Verdict::StandingBy => "standing_by",
+            Verdict::NotWorking => "not_working",
+            Verdict::NotRunning => "not_running",
+            Verdict::Unknown => "unknown",
+        }
+    }
+}
