@@ -185,7 +185,7 @@ impl ByteSize {
         ByteSize(bytes)
     }
 
-    pub fn bytes(self) -> u64 {
+    pub const fn bytes(self) -> u64 {
         self.0
     }
 }

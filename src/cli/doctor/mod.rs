@@ -3,6 +3,8 @@
 //! It changes nothing. Unlike `run` it goes on after what fails, as far as it can.
 
 mod database;
+mod endpoint;
+mod local;
 mod report;
 mod topic;
 
@@ -11,12 +13,13 @@ use report::{Check, Report};
 
 /// Checks all that rowcast needs, and says how to mend what is missing
 ///
-/// Each line is one thing that was looked at, with what was found. It changes
-/// nothing, and may be run beside a running rowcast.
+/// Each line is one thing that was looked at, with what was found. It changes and
+/// sends nothing, but for --push, and may be run beside a running rowcast.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   rowcast doctor
+  rowcast doctor --push
   rowcast doctor --json | jq '.sections[].checks[] | select(.verdict == \"fails\")'
 
 Exit codes: 0 nothing fails, 1 something fails, 78 the configuration cannot be read.")]
@@ -24,6 +27,10 @@ pub(super) struct Args {
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
+    /// Send two test events, a small one and one as large as any may be, to the
+    /// channel rowcast-doctor, which nobody listens on
+    #[arg(long)]
+    push: bool,
 }
 
 pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
@@ -36,6 +43,8 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
     for warning in &loaded.warnings {
         report.add(Check::advice("file", warning, None));
     }
+    local::check(&loaded, &mut report)?;
     database::check(&loaded, &rules, &mut report).await;
+    endpoint::check(&loaded, args.push, &mut report).await;
     report.finish()
 }

@@ -11,6 +11,9 @@ use super::Server;
 /// Longest wait that `Retry-After` may ask for: meanwhile Postgres keeps its WAL.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
+/// Servers that look at a request's time refuse it ten minutes off.
+pub const TOLERATED_SKEW_SECONDS: i64 = 300;
+
 /// What became of a request that was to publish something.
 #[derive(Debug)]
 pub(in crate::deliver) enum Verdict {
@@ -125,10 +128,14 @@ impl ServerMessage {
     const MAX_CHARS: usize = 200;
 
     /// Up to where a server repeats the request's signed query.
-    fn new(text: &str) -> ServerMessage {
+    pub fn new(text: &str) -> ServerMessage {
         let text = text.split("auth_key=").next().unwrap_or_default();
         let printable = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c });
         ServerMessage(printable.take(Self::MAX_CHARS).collect())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -180,6 +187,12 @@ impl Answer<'_> {
         }
     }
 
+    /// How far this machine's clock is ahead of the server's.
+    pub(super) fn skew_seconds(self) -> Option<i64> {
+        let date = jiff::fmt::rfc2822::parse(self.date?).ok()?;
+        Some(self.unix_seconds - date.timestamp().as_second())
+    }
+
     pub(super) fn is_success(self) -> bool {
         (200..300).contains(&self.status)
     }
@@ -194,9 +207,7 @@ impl Answer<'_> {
     }
 
     fn explain(self, code: u16, message: ServerMessage) -> Problem {
-        const TOLERATED_SKEW_SECONDS: i64 = 300;
-        let date = self.date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
-        let skew_seconds = date.map_or(0, |date| self.unix_seconds - date.timestamp().as_second());
+        let skew_seconds = self.skew_seconds().unwrap_or(0);
         if matches!(code, 401 | 403) && skew_seconds.abs() > TOLERATED_SKEW_SECONDS {
             return Problem::ClockSkew { skew_seconds };
         }

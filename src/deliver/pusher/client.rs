@@ -18,10 +18,10 @@ use super::signature::{Method, Signed, signed_query};
 use super::{Config, ConfigError, Problem, Server, Verdict};
 
 /// No answer of an endpoint is longer; what follows is not read.
-const MAX_ANSWER_BYTES: usize = 64 * 1024;
+pub(super) const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 /// A channel that nobody listens on.
-const PROBE: &str = "rowcast-probe";
+pub(super) const PROBE: &str = "rowcast-probe";
 
 /// Speaks to one app of one Pusher-compatible server.
 #[derive(Clone, Debug)]
@@ -30,19 +30,38 @@ pub struct Client {
     app: Arc<App>,
 }
 
-#[derive(Debug)]
-struct App {
+#[derive(Clone, Debug)]
+pub(super) struct App {
     /// `http://host:port`
     origin: String,
-    /// `http://host:port/prefix/apps/1/`
-    url: String,
-    /// `/apps/1/`, or with the prefix, as the server verifies it.
-    signed_path: String,
-    key: String,
-    secret: Secret,
+    /// Empty, or `/prefix`.
+    pub(super) prefix: String,
+    /// Whether the server verifies the path with its prefix.
+    pub(super) signs_prefix: bool,
+    pub(super) id: String,
+    pub(super) key: String,
+    pub(super) secret: Secret,
     server: Server,
-    packer: Packer,
+    pub(super) packer: Packer,
     timeout: Duration,
+}
+
+impl App {
+    pub(super) fn has_prefix(&self) -> bool {
+        !self.prefix.is_empty()
+    }
+
+    /// `http://host:port/prefix/apps/1/events`
+    pub(super) fn url(&self, name: &str) -> String {
+        let App { origin, prefix, id, .. } = self;
+        format!("{origin}{prefix}/apps/{id}/{name}")
+    }
+
+    /// `/apps/1/events`, or with the prefix, as the server verifies it.
+    fn signed_path(&self, name: &str) -> String {
+        let prefix = if self.signs_prefix { &*self.prefix } else { "" };
+        format!("{prefix}/apps/{}/{name}", self.id)
+    }
 }
 
 impl Client {
@@ -75,14 +94,13 @@ impl Client {
             http = http.http2_prior_knowledge();
         }
 
-        let path = format!("/apps/{}/", config.app_id.as_str());
-        let signed_prefix = if config.signs_path_prefix() { endpoint.prefix() } else { "" };
         Ok(Client {
             http: http.build().map_err(ConfigError::Http)?,
             app: Arc::new(App {
                 origin: endpoint.origin().to_string(),
-                url: format!("{}{}{path}", endpoint.origin(), endpoint.prefix()),
-                signed_path: format!("{signed_prefix}{path}"),
+                prefix: endpoint.prefix().to_owned(),
+                signs_prefix: config.signs_path_prefix(),
+                id: config.app_id.as_str().to_owned(),
                 key: config.key.as_str().to_owned(),
                 secret: config.secret.as_secret().clone(),
                 server: config.server,
@@ -93,6 +111,19 @@ impl Client {
                 timeout,
             }),
         })
+    }
+
+    pub(super) fn app(&self) -> &App {
+        &self.app
+    }
+
+    pub(super) fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
+    /// The same connections, for another app.
+    pub(super) fn with(&self, app: App) -> Client {
+        Client { http: self.http.clone(), app: Arc::new(app) }
     }
 
     pub(in crate::deliver) fn packer(&self) -> &Packer {
@@ -201,14 +232,18 @@ impl Client {
     }
 
     /// The list of occupied channels that begin with `prefix`.
-    async fn channels(&self, prefix: &str, max_bytes: usize) -> Result<Response, Problem> {
+    pub(super) async fn channels(
+        &self,
+        prefix: &str,
+        max_bytes: usize,
+    ) -> Result<Response, Problem> {
         let filter = [("filter_by_prefix", prefix)];
         let parameters = if prefix.is_empty() { &[][..] } else { &filter[..] };
         let sent = self.send(Method::Get, "channels", parameters, Bytes::new()).await;
         self.read(sent?, max_bytes).await
     }
 
-    async fn read(
+    pub(super) async fn read(
         &self,
         response: reqwest::Response,
         max_bytes: usize,
@@ -217,7 +252,7 @@ impl Client {
         read.map_err(|error| self.explain(error))
     }
 
-    async fn send(
+    pub(super) async fn send(
         &self,
         method: Method,
         name: &str,
@@ -230,13 +265,13 @@ impl Client {
             &app.secret,
             Signed {
                 method,
-                path: &format!("{}{name}", app.signed_path),
+                path: &app.signed_path(name),
                 parameters,
                 body: &body,
                 unix_seconds: unix_seconds(),
             },
         );
-        let url = format!("{}{name}?{query}", app.url);
+        let url = format!("{}?{query}", app.url(name));
         let request = match method {
             Method::Get => self.http.get(url),
             Method::Post => self.http.post(url).header(CONTENT_TYPE, "application/json").body(body),
@@ -244,7 +279,7 @@ impl Client {
         request.send().await.map_err(|error| self.explain(error))
     }
 
-    fn explain(&self, error: reqwest::Error) -> Problem {
+    pub(super) fn explain(&self, error: reqwest::Error) -> Problem {
         // The address has the key and a signature in it.
         let error = error.without_url();
         if error.is_timeout() {
@@ -257,7 +292,7 @@ impl Client {
     }
 }
 
-struct Response {
+pub(super) struct Response {
     status: u16,
     headers: HeaderMap,
     body: Vec<u8>,
@@ -284,7 +319,7 @@ impl Response {
         Ok(Response { status, headers: std::mem::take(response.headers_mut()), body, is_cut_off })
     }
 
-    fn answer(&self) -> Answer<'_> {
+    pub(super) fn answer(&self) -> Answer<'_> {
         Answer {
             status: self.status,
             retry_after: self.header(RETRY_AFTER),
@@ -306,7 +341,10 @@ fn unix_seconds() -> i64 {
 
 /// The system's authorities and those of `ca_file`. On plain HTTP none are
 /// read, since a slim container may have none.
-fn tls(config: &Config, is_encrypted: bool) -> Result<rustls::ClientConfig, ConfigError> {
+pub(super) fn tls(
+    config: &Config,
+    is_encrypted: bool,
+) -> Result<rustls::ClientConfig, ConfigError> {
     let mut roots = rustls::RootCertStore::empty();
     if is_encrypted || config.proxy.is_some() {
         let system = rustls_native_certs::load_native_certs();

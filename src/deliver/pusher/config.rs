@@ -92,7 +92,10 @@ impl ConfigError {
 
 impl Config {
     /// The endpoint's address without a slash at its end.
-    pub(super) fn endpoint(&self) -> Result<EndpointUrl, ConfigError> {
+    ///
+    /// # Errors
+    /// If there is none, or two.
+    pub fn endpoint(&self) -> Result<EndpointUrl, ConfigError> {
         match (&self.url, &self.cluster) {
             (Some(url), None) => Ok(url.clone()),
             (None, Some(cluster)) => Ok(cluster.url()),
@@ -101,7 +104,7 @@ impl Config {
         }
     }
 
-    pub(super) fn signs_path_prefix(&self) -> bool {
+    pub fn signs_path_prefix(&self) -> bool {
         self.sign_path_prefix.unwrap_or_else(|| self.server.signs_path_prefix())
     }
 }
@@ -116,12 +119,12 @@ pub struct EndpointUrl {
 
 impl EndpointUrl {
     /// Scheme, host and port.
-    pub(super) fn origin(&self) -> &str {
+    pub fn origin(&self) -> &str {
         &self.origin
     }
 
     /// Empty, or a path that begins with a slash and ends without one.
-    pub(super) fn prefix(&self) -> &str {
+    pub fn prefix(&self) -> &str {
         &self.prefix
     }
 

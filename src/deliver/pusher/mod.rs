@@ -2,24 +2,28 @@
 //! hosted Pusher implement it: what a request looks like, what fits into one,
 //! and what an answer means.
 //!
-//! Only `client` does IO.
+//! Only `client` does IO, and for `rowcast doctor` `reach` and `examine`.
 
 mod answer;
 mod client;
 mod config;
 mod encryption;
+mod examine;
 mod occupied;
 mod packing;
+mod reach;
 mod server;
 pub(crate) mod signature;
 
-pub use answer::{NotAnAnswer, Problem, ServerMessage};
+pub use answer::{NotAnAnswer, Problem, ServerMessage, TOLERATED_SKEW_SECONDS};
 pub use client::Client;
 pub use config::{
     AppId, AppIdError, AppKey, AppKeyError, AppSecret, Cluster, ClusterError, Config, ConfigError,
     EmptySecret, EndpointUrl, EndpointUrlError, ProxyUrl, ProxyUrlError, Timeout, TimeoutError,
 };
 pub use encryption::{EncryptionKey, EncryptionKeyError};
+pub use examine::{Change, Effect, Examination, Trial};
+pub use reach::{Reach, ReachEnd, TlsProblem, reach};
 pub use server::{Capacity, Server};
 
 pub(super) use answer::Verdict;
