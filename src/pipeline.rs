@@ -23,8 +23,13 @@
 //! its own; when `Deliver` is done, the keeper writes the last position, the
 //! session confirms it and closes. Where the connection broke, what was not
 //! delivered is forgotten: it comes again.
+//!
+//! Other rules, once they are wanted, end a session as a stop does, and the next one
+//! goes by them: `rulebook` has them.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -38,6 +43,7 @@ use crate::config::OnSlotLoss;
 use crate::deliver::{Deliver, Progress};
 use crate::notification::{Reason, Resync};
 use crate::postgres::Connection;
+use crate::route::Rules;
 use crate::source::{self, Session};
 use crate::state::State;
 
@@ -49,6 +55,7 @@ mod lookout;
 mod opening;
 mod options;
 mod routing;
+mod rulebook;
 mod triggers;
 mod unsent;
 mod wal;
@@ -62,6 +69,7 @@ use lookout::{Backlog, Lookout};
 use opening::Opened;
 pub use options::{Capture, Options, Slot, Triggers, Wal};
 use routing::Routing;
+pub use rulebook::{Rulebook, check};
 use triggers::Leader;
 use wal::Standby;
 pub use wal::max_retained;
@@ -130,7 +138,13 @@ pub async fn run(
                     last_failure.clear();
                 }
                 match pipeline.stream(open, deliver, announce_at, shutdown.clone()).await {
-                    Ok(end) => return Ok(end),
+                    Ok(ControlFlow::Break(end)) => return Ok(end),
+                    Ok(ControlFlow::Continue(())) => {
+                        broke_at_once = false;
+                        pipeline.has_failed = false;
+                        backoff.reset();
+                        continue;
+                    }
                     Err(failure) => {
                         broke_at_once = since.elapsed() < SETTLED;
                         pipeline.has_failed = broke_at_once;
@@ -176,6 +190,8 @@ pub async fn run(
         }
         tokio::select! {
             () = sleep(wait) => {}
+            // They may be what mends it.
+            () = pipeline.rulebook.changed() => {}
             () = stopped(shutdown.clone()) => break,
         }
     }
@@ -189,6 +205,9 @@ pub async fn run(
 /// What outlives a connection.
 struct Pipeline<'a> {
     options: &'a Options,
+    rulebook: Rulebook,
+    /// Those in use: the latest when the database was last looked at.
+    rules: Arc<Rules>,
     told: Told,
     standby: Standby,
     /// Where `--once` ends: what was committed when the first connection began.
@@ -225,8 +244,12 @@ impl Pipeline<'_> {
             Capture::Wal(wal) => wal.takeover,
             Capture::Triggers(_) => false,
         });
+        let mut rulebook = options.rules.clone();
+        let rules = rulebook.latest();
         Pipeline {
             options,
+            rulebook,
+            rules,
             told: Told::default(),
             standby,
             until: None,
@@ -280,14 +303,15 @@ impl Pipeline<'_> {
         true
     }
 
-    /// One connection's life, from the first change to the last confirmation.
+    /// One connection's life, from the first change to the last confirmation. Another
+    /// one is to begin if it ended only because other rules are wanted.
     async fn stream(
         &mut self,
         open: Box<Open>,
         deliver: &mut Deliver,
         announce_at: Instant,
         shutdown: watch::Receiver<bool>,
-    ) -> Result<End, Error> {
+    ) -> Result<ControlFlow<End>, Error> {
         let (changes_tx, changes_rx) = mpsc::channel(QUEUE);
         let (handoffs_tx, handoffs_rx) = mpsc::channel(QUEUE);
         let (progress_tx, progress_rx) = watch::channel(Progress::default());
@@ -308,6 +332,7 @@ impl Pipeline<'_> {
         let mut has_routed = false;
         let mut failure = None;
         let mut deadline: Option<Instant> = None;
+        let (mut is_stopping, mut is_renewing) = (false, false);
         let announce = || match &self.options.capture {
             Capture::Wal(wal) => info!(slot = %wal.slot.name(), "streaming changes"),
             Capture::Triggers(_) => info!(capture = "triggers", "streaming changes"),
@@ -326,7 +351,8 @@ impl Pipeline<'_> {
                 deliver.run(owed, handoffs_rx, progress_tx).await
             };
             let (options, told, leader) = (self.options, &mut self.told, &mut leader);
-            let lookout = Lookout { options, connection, leader, told, parts, backlog };
+            let rules = self.rules.clone();
+            let lookout = Lookout { options, rules, connection, leader, told, parts, backlog };
             let watching = lookout.run();
             let stopping = stopped(shutdown);
             tokio::pin!(delivering, watching, stopping);
@@ -366,11 +392,18 @@ impl Pipeline<'_> {
                         stop_tx.send_replace(true);
                         deadline = Some(Instant::now() + grace);
                     }
-                    () = &mut stopping, if deadline.is_none() => {
+                    () = &mut stopping, if !is_stopping && failure.is_none() => {
                         info!("stopping: delivering what was read");
                         observer.stops();
                         stop_tx.send_replace(true);
                         deadline = Some(Instant::now() + self.options.grace);
+                        is_stopping = true;
+                    }
+                    () = self.rulebook.changed(), if deadline.is_none() => {
+                        info!("other rules: delivering what was read by those until now");
+                        stop_tx.send_replace(true);
+                        deadline = Some(Instant::now() + self.options.grace);
+                        is_renewing = true;
                     }
                     () = sleep_until(deadline.unwrap_or_else(Instant::now)),
                         if deadline.is_some() => break false,
@@ -404,31 +437,39 @@ impl Pipeline<'_> {
         }
 
         let was_stopped = deadline.is_some();
-        match (failure, source_ended) {
-            (Some(failure), _) => Err(failure),
-            (None, Err(error)) if !was_stopped => Err(error.into()),
+        let end = match (failure, source_ended) {
+            (Some(failure), _) => return Err(failure),
+            (None, Err(error)) if !was_stopped => return Err(error.into()),
             (None, Err(error)) => {
                 let error = Error::from(error).in_full();
                 warn!("the last confirmation may be lost, and its changes come again: {error}");
-                Ok(End::Undelivered)
+                End::Undelivered
             }
             (None, Ok(())) if !is_confirmed => {
                 warn!(
                     "what was delivered last could not all be confirmed in time, and is announced \
                      again at the next start"
                 );
-                Ok(End::Undelivered)
+                End::Undelivered
             }
             // `--once` ends by itself where it was to end; else somebody stops it.
-            (None, Ok(())) if was_stopped == self.options.once => Ok(End::Undelivered),
-            (None, Ok(())) if delivered => Ok(End::Delivered),
-            (None, Ok(())) => Ok(End::Undelivered),
+            (None, Ok(())) if was_stopped == self.options.once => End::Undelivered,
+            (None, Ok(())) if delivered => End::Delivered,
+            (None, Ok(())) => End::Undelivered,
+        };
+        match is_renewing && !is_stopping {
+            true => Ok(ControlFlow::Continue(())),
+            false => Ok(ControlFlow::Break(end)),
         }
     }
 }
 
-async fn inspect(connection: &Connection, options: &Options) -> Result<Inspection, Error> {
-    match timeout(INSPECTION_TIMEOUT, Inspection::of(connection, options)).await {
+async fn inspect(
+    connection: &Connection,
+    options: &Options,
+    rules: &Rules,
+) -> Result<Inspection, Error> {
+    match timeout(INSPECTION_TIMEOUT, Inspection::of(connection, options, rules)).await {
         Ok(inspection) => inspection.map_err(Error::Inspect),
         Err(_) => Err(Error::InspectTimeout),
     }

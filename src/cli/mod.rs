@@ -8,6 +8,7 @@ mod completions;
 mod demo;
 mod doctor;
 mod man;
+mod reload;
 mod rules;
 mod run;
 mod send;

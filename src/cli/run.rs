@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::{Global, rules, signal};
+use super::reload::Reload;
+use super::signal::{self, Hangups};
+use super::{Global, rules};
 use crate::config::{Config, Loaded};
 use crate::deliver::{ByteSize, Deliver, RejectedFile, Sink, pusher};
 use crate::observe::Observer;
-use crate::pipeline::{self, Capture, End, Slot, Triggers, Wal};
+use crate::pipeline::{self, Capture, End, Rulebook, Slot, Triggers, Wal};
 use crate::postgres::{self, Target};
 use crate::source::triggers::Reads;
 use crate::state::StateFile;
@@ -24,6 +26,9 @@ const OWNER_ONLY: u32 = 0o700;
 /// SIGTERM or Ctrl-C stops reading, delivers what was read within the time of
 /// [run] grace, and confirms it. A second one ends at once. Whatever was not
 /// confirmed is sent again at the next start.
+///
+/// SIGHUP reads the rules anew: they are checked first, and where anything is
+/// wrong with them those in use stay. All other options need a restart.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -37,22 +42,38 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
     let loaded = global.load_config()?;
-    let rules = Arc::new(rules::compile(&loaded)?);
+    // From here on it ends nothing.
+    let hangups = (!args.once).then(Hangups::new).transpose()?;
+    let (rules_tx, rulebook) = Rulebook::new(rules::compile(&loaded)?);
     let folder = state_dir(&loaded)?;
     let state = StateFile::open(folder, &state_name(&loaded.config.database)?)?;
     let observer = Observer::default();
     let mut deliver = Deliver::new(sink(&loaded, folder)?, &loaded.config.limits, observer.clone());
-    let options = pipeline::Options {
+    let options = Arc::new(pipeline::Options {
         database: loaded.config.database.clone(),
         capture: capture(&loaded.config),
-        rules,
+        rules: rulebook,
         once: args.once,
         grace: loaded.config.run.grace,
         inspect_every: loaded.config.run.inspect_every.get(),
         state: Some(state),
         observer,
+    });
+    let shutdown = match hangups {
+        Some(hangups) => {
+            let reload = Reload {
+                path: loaded.path().to_owned(),
+                config: loaded.config.clone(),
+                warnings: loaded.warnings.clone(),
+                options: options.clone(),
+                rules_tx,
+            };
+            tokio::spawn(reload.run(hangups));
+            signal::daemon_shutdown()?
+        }
+        None => signal::shutdown()?,
     };
-    let end = pipeline::run(&options, &mut deliver, signal::shutdown()?)
+    let end = pipeline::run(&options, &mut deliver, shutdown)
         .await
         .map_err(|error| rules::explain(error, &loaded))?;
     match end {

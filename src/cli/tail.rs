@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 use std::process;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -61,7 +60,7 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
     let options = pipeline::Options {
         database: loaded.config.database.clone(),
         capture: capture(&loaded.config)?,
-        rules: Arc::new(rules::compile(&loaded)?),
+        rules: rules::compile(&loaded)?.into(),
         once: false,
         grace: loaded.config.run.grace,
         inspect_every: loaded.config.run.inspect_every.get(),

@@ -78,7 +78,7 @@ pub struct Shed {
 
 impl Error {
     /// Whether trying again may help without anyone's doing.
-    pub(super) fn is_transient(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         match self {
             Error::Connect(error) => error.is_transient(),
             Error::Inspect(error) => error.code().is_none_or(passes),

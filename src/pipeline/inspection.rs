@@ -13,7 +13,7 @@ use crate::postgres::need::{IdentityNeed, Need};
 use crate::postgres::outbox::Outbox;
 use crate::postgres::reading::Reading;
 use crate::postgres::snapshot::Snapshot;
-use crate::route::{Problem, TableNeeds};
+use crate::route::{Problem, Rules, TableNeeds};
 
 /// The database as it is now, held against what the rules need of it.
 pub(super) struct Inspection {
@@ -113,21 +113,22 @@ impl Inspection {
     pub(super) async fn of(
         connection: &Connection,
         options: &Options,
+        rules: &Rules,
     ) -> Result<Inspection, tokio_postgres::Error> {
         // It would make every future that holds it large.
-        connection.read(Box::pin(Inspection::read(connection, options))).await
+        connection.read(Box::pin(Inspection::read(connection, options, rules))).await
     }
 
     async fn read(
         connection: &Connection,
         options: &Options,
+        rules: &Rules,
     ) -> Result<Inspection, tokio_postgres::Error> {
         let instances = match &options.capture {
             Capture::Wal(wal) => Instances { takeover: wal.takeover, failover: wal.failover },
             Capture::Triggers(_) => Instances::default(),
         };
-        let judged =
-            Judgement::read(&connection.client, &options.database, &options.rules, instances);
+        let judged = Judgement::read(&connection.client, &options.database, rules, instances);
         let Judgement { snapshot, relations, problems, mut findings } = judged.await?;
         findings.retain(|finding| concerns(finding.kind, &options.capture));
         let parts = match &options.capture {

@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 use std::future::pending;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
@@ -9,6 +10,7 @@ use super::triggers::{Fill, Leader};
 use super::wal::Log;
 use super::{Capture, Error, Options, inspect};
 use crate::postgres::Connection;
+use crate::route::Rules;
 
 /// How often to look how much waits for us. A busy server writes a gigabyte of log
 /// in less than a minute.
@@ -20,6 +22,8 @@ pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 /// Looks at the database, over an ordinary connection, while changes stream.
 pub(super) struct Lookout<'a> {
     pub(super) options: &'a Options,
+    /// Those that the session goes by.
+    pub(super) rules: Arc<Rules>,
     pub(super) connection: Connection,
     pub(super) leader: &'a mut Option<Leader>,
     pub(super) told: &'a mut Told,
@@ -70,7 +74,7 @@ impl Lookout<'_> {
     }
 
     async fn inspect(&mut self) -> Result<(), Error> {
-        let mut inspection = inspect(&self.connection, self.options).await?;
+        let mut inspection = inspect(&self.connection, self.options, &self.rules).await?;
         inspection.go_on_without_lookups();
         inspection.accept()?;
         self.told.warn(&inspection);

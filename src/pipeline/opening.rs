@@ -35,8 +35,11 @@ impl Pipeline<'_> {
         }
     }
 
-    pub(super) async fn look(&self, connection: &Connection) -> Result<Inspection, Error> {
-        let mut inspection = inspect(connection, self.options).await?;
+    /// By the rules that are wanted now, which are in use from here on: who waited for
+    /// long begins with those.
+    pub(super) async fn look(&mut self, connection: &Connection) -> Result<Inspection, Error> {
+        self.rules = self.rulebook.latest();
+        let mut inspection = inspect(connection, self.options, &self.rules).await?;
         if self.has_streamed {
             inspection.go_on_without_lookups();
         }
@@ -50,7 +53,7 @@ impl Pipeline<'_> {
         relations: &[Relation],
         visible: Option<Visible>,
     ) -> Routing {
-        let rules = &self.options.rules;
+        let rules = &self.rules;
         let tenure = self.options.database.tenure();
         let mut router = Router::new(rules.clone());
         router.learn(relations);
@@ -108,13 +111,13 @@ impl Pipeline<'_> {
     }
 
     pub(super) fn all(&self, reason: Reason) -> Owed {
-        Owed::all(self.options.rules.names().cloned(), reason)
+        Owed::all(self.rules.names().cloned(), reason)
     }
 
     /// What a rule is owed that has another name now, or is gone, is owed to all:
     /// its pages may be those of any other.
     pub(super) fn known(&self, mut owed: Owed) -> Owed {
-        let is_rule = |name: &&Arc<str>| self.options.rules.names().any(|rule| rule == *name);
+        let is_rule = |name: &&Arc<str>| self.rules.names().any(|rule| rule == *name);
         let unknown: Vec<_> = owed.rules().filter(|rule| !is_rule(rule)).cloned().collect();
         if let Some(rule) = unknown.first() {
             info!(%rule, "a rule that is owed a resync is not there any more: all rules send one");

@@ -1,17 +1,16 @@
-use std::sync::Arc;
 use std::time::Duration;
 
+use super::Rulebook;
 use crate::config::OnSlotLoss;
 use crate::observe::Observer;
 use crate::postgres::{self, SlotName};
-use crate::route::Rules;
 use crate::source::triggers::Reads;
 use crate::state::StateFile;
 
 pub struct Options {
     pub database: postgres::Config,
     pub capture: Capture,
-    pub rules: Arc<Rules>,
+    pub rules: Rulebook,
     /// Deliver what was committed before the start, then return.
     pub once: bool,
     /// How long a stop may take to deliver what was read.

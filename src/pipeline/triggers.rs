@@ -65,7 +65,7 @@ impl Pipeline<'_> {
             }
         };
         let relations = inspection.relations();
-        let rules = options.rules.clone();
+        let rules = self.rules.clone();
         let session = Session::open(
             reading,
             triggers::Options {

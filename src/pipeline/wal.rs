@@ -82,7 +82,7 @@ impl Pipeline<'_> {
             None => None,
         };
         let relations = inspection.relations();
-        let rules = options.rules.clone();
+        let rules = self.rules.clone();
         let process_id = replication.process_id();
         let session = Session::open(
             replication,

@@ -46,7 +46,7 @@ use serde::Deserialize;
 use crate::secret::Secret;
 
 /// Where the database is, and what rowcast owns in it.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// A libpq URL or keyword DSN, for example

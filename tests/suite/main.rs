@@ -28,6 +28,7 @@ mod pooler;
 mod presets;
 mod promotion;
 mod readme;
+mod reload;
 mod run_triggers;
 mod setup;
 mod setup_command;

@@ -1,6 +1,5 @@
 //! What the demo has in place of a user's configuration and `setup`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -72,7 +71,7 @@ pub(super) async fn prepare(cluster: &Cluster, endpoint: &Endpoint) -> anyhow::R
     let options = pipeline::Options {
         database,
         capture,
-        rules: Arc::new(rules),
+        rules: rules.into(),
         once: false,
         grace: GRACE,
         inspect_every: InspectEvery::default().get(),

@@ -11,7 +11,7 @@ use crate::secret::Secret;
 use super::{EncryptionKey, Server};
 
 /// `[pusher]`: the Pusher-compatible endpoint that notifications go to.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where the server's HTTP API listens: scheme, host, port, and a path
