@@ -189,6 +189,11 @@ impl Coalescer {
         self.rules.pending_bytes()
     }
 
+    /// Notifications that are committed and unsent.
+    pub fn unsent(&self) -> usize {
+        self.windows.unsent()
+    }
+
     /// Whether nothing is unsent. What is staged of a transaction without its
     /// end does not count: it cannot be sent, and comes again.
     pub fn is_empty(&self) -> bool {

@@ -130,6 +130,9 @@ pub async fn run(
         };
         let failure = match opened {
             Ok(Opened::Streaming(open)) => {
+                if pipeline.has_streamed {
+                    options.observer.metrics().reconnected();
+                }
                 pipeline.has_streamed = true;
                 let since = Instant::now();
                 // What breaks again and again is announced once, and so is why.

@@ -4,6 +4,7 @@
 //! anyhow. A subcommand is a file with its `Args` and one `run`, a variant of
 //! `Command` and an arm in [`run`].
 
+mod admin;
 mod completions;
 mod demo;
 mod doctor;
@@ -28,6 +29,7 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Loaded};
 use crate::deliver::pusher;
+use crate::observe::http::ListenError;
 use crate::observe::log;
 use crate::pipeline;
 use crate::postgres;
@@ -148,6 +150,9 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
         if let Some(problem) = cause.downcast_ref::<pusher::Problem>() {
             return problem.hint().map(str::to_owned);
+        }
+        if let Some(error) = cause.downcast_ref::<ListenError>() {
+            return Some(admin::hint(error));
         }
         if let Some(error) = cause.downcast_ref::<pipeline::Error>() {
             return error.hint();

@@ -9,7 +9,7 @@ use anyhow::Context;
 
 use super::reload::Reload;
 use super::signal::{self, Hangups};
-use super::{Global, rules};
+use super::{Global, admin, rules};
 use crate::config::{Config, Loaded};
 use crate::deliver::{ByteSize, Deliver, RejectedFile, Sink, pusher};
 use crate::observe::Observer;
@@ -20,6 +20,7 @@ use crate::state::StateFile;
 
 /// What was refused holds data of rows.
 const OWNER_ONLY: u32 = 0o700;
+const REJECTED: &str = "rejected.jsonl";
 
 /// Streams changes and delivers notifications until it is stopped
 ///
@@ -59,6 +60,8 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
         state: Some(state),
         observer,
     });
+    let rejected = folder.join(REJECTED);
+    let _answering = admin::start(&loaded, rejected, options.observer.clone()).await?;
     let shutdown = match hangups {
         Some(hangups) => {
             let reload = Reload {
@@ -134,6 +137,6 @@ fn state_dir(loaded: &Loaded) -> anyhow::Result<&Path> {
 fn sink(loaded: &Loaded, folder: &Path) -> anyhow::Result<Sink> {
     let client = pusher::Client::new(&loaded.config.pusher)
         .map_err(|error| loaded.refuse_option(&format!("pusher.{}", error.option()), &error))?;
-    let path = folder.join("rejected.jsonl");
+    let path = folder.join(REJECTED);
     Ok(Sink::Pusher(client, RejectedFile::open(path, RejectedFile::MAX)?))
 }

@@ -79,6 +79,10 @@ impl Windows {
         self.lanes.len()
     }
 
+    pub(super) fn unsent(&self) -> usize {
+        self.unsent
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.unsent == 0
     }

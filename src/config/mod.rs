@@ -26,7 +26,7 @@ use locate::{Outline, Source};
 pub use laravel::{Application, Laravel};
 pub use locate::Location;
 pub use report::{Problem, Report};
-pub use run::{InspectEvery, OnSlotLoss, Run};
+pub use run::{Admin, InspectEvery, OnSlotLoss, Run};
 
 const PUSHER_EXAMPLE: &str = "add, with your server's values:
 [pusher]

@@ -1,5 +1,6 @@
 //! The section `[run]`: the process itself.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,6 +17,9 @@ pub struct Run {
     /// Where rowcast keeps its files, such as the list of rejected
     /// notifications. `default_state_dir` unless set.
     pub state_dir: PathBuf,
+    /// Where to answer over HTTP how it runs, besides the socket in `state_dir`.
+    #[serde(default)]
+    pub admin: Option<Admin>,
     /// How long a stop may take to deliver what has been read.
     #[serde(default = "ten_seconds", deserialize_with = "grace")]
     pub grace: Duration,
@@ -33,6 +37,29 @@ pub struct Run {
     /// Whether the slot is one that standbys keep too, from Postgres 17 on.
     #[serde(default)]
     pub failover: bool,
+}
+
+/// An address and a port to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Admin(SocketAddr);
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not an address with a port, such as \"127.0.0.1:9187\" or \"[::1]:9187\"")]
+pub struct AdminError(String);
+
+impl Admin {
+    pub fn address(self) -> SocketAddr {
+        self.0
+    }
+}
+
+impl TryFrom<String> for Admin {
+    type Error = AdminError;
+
+    fn try_from(text: String) -> Result<Admin, AdminError> {
+        text.parse().map(Admin).map_err(|_| AdminError(text))
+    }
 }
 
 const GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
@@ -137,6 +164,17 @@ mod tests {
         assert!(grace("-1s").is_err());
         let endless = grace("9223372036854775807s").expect_err("no clock goes so far").to_string();
         assert!(endless.contains("is not a duration from \"0s\" to \"1h\""), "{endless}");
+    }
+
+    #[test]
+    fn what_answers_listens_nowhere_unless_it_is_told_an_address_and_a_port() {
+        assert_eq!(run("").unwrap().admin, None);
+        let admin = run("admin = '127.0.0.1:9187'").unwrap().admin.expect("it is set");
+        assert!(admin.address().ip().is_loopback());
+        for wrong in ["9187", ":9187", "localhost:9187", ""] {
+            let error = run(&format!("admin = '{wrong}'")).unwrap_err().to_string();
+            assert!(error.contains("such as \"127.0.0.1:9187\""), "{error}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::backoff::Backoff;
-use crate::change::Position;
+use crate::change::{Position, Timestamp};
 use crate::notification::{ChannelName, Notification, Payload, Reason, Terms};
 
 use super::pusher::{Capacity, Packed, Packer, Problem};
@@ -74,11 +74,20 @@ enum Hold {
     Itself,
 }
 
+/// What the endpoint took of a notification.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) terms: Arc<Terms>,
+    /// When the last change that it tells of was committed; `None` for a resync.
+    pub(super) at: Option<Timestamp>,
+    pub(super) debt: Debt,
+}
+
 /// What has left a lane.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
-    /// Of each notification that was accepted on all its channels.
-    pub(super) accepted: Vec<Debt>,
+    /// Each notification that was accepted on all its channels.
+    pub(super) accepted: Vec<Accepted>,
     /// To be written down before its debt is paid.
     pub(super) rejected: Vec<Rejected>,
     /// Where one of the rejected is pending, and now also the resync that
@@ -108,6 +117,10 @@ impl Lane {
 
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
     }
 
     pub(super) fn pending_bytes(&self) -> usize {
@@ -320,7 +333,9 @@ impl Lane {
         self.bytes -= notification.weight();
         self.done = 0;
         if !is_refused {
-            settled.accepted.push(debt);
+            let Notification { terms, at, resync, .. } = notification;
+            let at = resync.is_none().then_some(at);
+            settled.accepted.push(Accepted { terms, at, debt });
             return Vec::new();
         }
         let channels = std::mem::take(&mut self.refused_on);

@@ -72,6 +72,11 @@ impl Lanes {
         self.lanes.iter().any(|lane| lane.holds(terms, until))
     }
 
+    /// How many are not settled yet.
+    pub(super) fn pending(&self) -> usize {
+        self.lanes.iter().map(Lane::len).sum()
+    }
+
     /// Memory of what is not settled yet.
     pub(super) fn pending_bytes(&self) -> usize {
         self.lanes.iter().map(Lane::pending_bytes).sum()

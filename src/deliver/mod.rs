@@ -10,6 +10,7 @@
 //! stage before it: notifications are pulled out of it, when a lane is free, and
 //! fold until then.
 
+mod behind;
 mod echo;
 mod estimate;
 mod gate;

@@ -9,10 +9,11 @@ use crate::acknowledge::Frontier;
 use crate::change::Timestamp;
 use crate::coalesce::{self, Coalescer, Moment};
 use crate::notification::{ChannelName, Handoff, Resync};
-use crate::observe::Observer;
+use crate::observe::{Observer, Outcome, Pending, Request};
 
+use super::behind::Behind;
 use super::gate::{Gate, Transition};
-use super::lane::{Debt, Settled};
+use super::lane::{Accepted, Debt, Settled};
 use super::lanes::{Lanes, Start};
 use super::owed::Owed;
 use super::pusher::{self, Problem, Verdict};
@@ -38,6 +39,7 @@ pub(super) struct Publisher {
     resyncs: Resyncs,
     resync_spread: Duration,
     observer: Observer,
+    behind: Behind,
     owed: Owed,
     /// Requests outlive a session: one that was given up may still arrive, and
     /// its lane must wait for that.
@@ -78,6 +80,7 @@ impl Publisher {
             lanes: Lanes::new(count, client.packer().clone()),
             resyncs: Resyncs::new(limits.resync_spread),
             resync_spread: limits.resync_spread,
+            behind: Behind::default(),
             owed: Owed::default(),
             in_flight: JoinSet::new(),
             max_pending_bytes,
@@ -114,6 +117,7 @@ impl Publisher {
             while let Some(start) = self.lanes.start(now) {
                 self.send(start);
             }
+            self.observer.metrics().holds(self.pending());
             if !is_open && self.is_done() {
                 return Ok(());
             }
@@ -147,6 +151,7 @@ impl Publisher {
         self.lanes.forget();
         self.resyncs.forget(self.resync_spread);
         self.recorder.forget();
+        self.behind = Behind::default();
         self.owed = Owed::of(&owed);
         let moment = moment();
         for resync in owed {
@@ -156,6 +161,9 @@ impl Publisher {
 
     fn take(&mut self, handoff: Handoff) {
         let moment = moment();
+        if let [first, .., last] | [first @ last] = &handoff.notifications[..] {
+            self.behind.come(last.position, first.at);
+        }
         for notification in handoff.notifications {
             self.coalescer.push(notification, moment, &mut self.frontier);
         }
@@ -178,6 +186,7 @@ impl Publisher {
                 count = resync.count,
                 "a resync begins"
             );
+            self.observer.metrics().resync_begun(resync.reason.name());
             self.resyncs.begin(resync, now);
         }
         if let Some(ask) = self.resyncs.ask(now) {
@@ -251,6 +260,7 @@ impl Publisher {
         match ended {
             Ended::Published { lane, verdict } => {
                 debug!(lane, verdict = verdict.name(), "request ended");
+                self.observer.metrics().request_ended(Request::Publish, outcome(&verdict));
                 let (settled, transition) = self.lanes.finish(lane, verdict, now());
                 self.settle(settled);
                 if let Some(transition) = transition {
@@ -262,6 +272,7 @@ impl Publisher {
             }
             Ended::Listed { ticket, names: Ok(names) } => {
                 debug!(count = names.len(), "occupied channels listed");
+                self.observer.metrics().request_ended(Request::List, Outcome::Accepted);
                 self.resyncs.listed(ticket, names, now());
             }
             Ended::Listed { ticket, names: Err(verdict) } => self.unlisted(ticket, verdict),
@@ -269,6 +280,7 @@ impl Publisher {
     }
 
     fn unlisted(&mut self, ticket: Ticket, verdict: Verdict) {
+        self.observer.metrics().request_ended(Request::List, outcome(&verdict));
         let (problem, after) = match verdict {
             Verdict::Retry { problem, after } => (problem, after),
             Verdict::Doubt { problem }
@@ -287,7 +299,10 @@ impl Publisher {
         for position in settled.followed {
             self.frontier.hold(position);
         }
-        for debt in settled.accepted {
+        let now = Timestamp::now().unix_micros();
+        for Accepted { terms, at, debt } in settled.accepted {
+            let latency_micros = at.map(|at| now.saturating_sub(at.unix_micros()));
+            self.observer.metrics().accepted(&terms.rule, latency_micros);
             self.pay(debt);
         }
         self.recorder.push(settled.rejected);
@@ -304,6 +319,7 @@ impl Publisher {
             );
         }
         for rejected in rejected {
+            self.observer.metrics().rejected(&rejected.notification.terms.rule);
             self.pay(rejected.debt);
         }
     }
@@ -327,6 +343,9 @@ impl Publisher {
             settled.extend(self.owed.settle(&resync.terms));
         }
         let position = self.frontier.advance();
+        if let Some(position) = position {
+            self.behind.delivered(position);
+        }
         if position.is_some() || !settled.is_empty() {
             progress.send_modify(|progress| {
                 progress.position = position.or(progress.position);
@@ -352,6 +371,15 @@ impl Publisher {
             (!self.coalescer.is_empty()).then_some(self.age_at),
         ];
         times.into_iter().flatten().min()
+    }
+
+    fn pending(&self) -> Pending {
+        Pending {
+            notifications: self.coalescer.unsent() + self.lanes.pending(),
+            bytes: self.pending_bytes(),
+            in_flight: self.in_flight.len(),
+            oldest_unix_micros: self.behind.oldest().map(Timestamp::unix_micros),
+        }
     }
 
     /// Memory of what is neither accepted nor durable yet.
@@ -416,6 +444,15 @@ impl Publisher {
                 info!("the endpoint has no batch_events: each goes by itself")
             }
         }
+    }
+}
+
+fn outcome(verdict: &Verdict) -> Outcome {
+    match verdict {
+        Verdict::Accepted => Outcome::Accepted,
+        Verdict::Retry { .. } | Verdict::Doubt { .. } | Verdict::EventsOnly => Outcome::Retried,
+        Verdict::Reject { .. } | Verdict::RejectAlone { .. } => Outcome::Refused,
+        Verdict::Stop { .. } => Outcome::Stopped,
     }
 }
 

@@ -1,24 +1,39 @@
-//! What the operator sees of a running process: its log, and how it stands.
+//! What the operator sees of a running process: its log, how it stands, and what it
+//! has counted.
+//!
+//! Stages tell an [`Observer`]. [`http`] answers whoever asks, and never waits for a
+//! stage.
 
+pub mod http;
 pub mod log;
+mod metrics;
+mod socket;
 mod standing;
+mod status;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::watch;
 
+pub use metrics::{Changes, Metrics, Outcome, Pending, Request, Shortfalls};
 pub use standing::{Backlog, Endpoint, Owed, Source, Standing};
+pub use status::{About, BacklogStatus, EndpointStatus, OwedStatus, SourceStatus, Status};
 
 /// To whom the stages tell how they are. All clones are one.
 #[derive(Clone, Debug)]
 pub struct Observer {
     standing: Arc<watch::Sender<Standing>>,
+    metrics: Arc<Metrics>,
 }
 
 impl Default for Observer {
     fn default() -> Observer {
-        Observer { standing: Arc::new(watch::Sender::new(Standing::starting(Instant::now()))) }
+        let starting = Standing::starting(Instant::now());
+        Observer {
+            standing: Arc::new(watch::Sender::new(starting)),
+            metrics: Arc::new(Metrics::new()),
+        }
     }
 }
 
@@ -82,6 +97,11 @@ impl Observer {
 
     pub fn standing(&self) -> watch::Receiver<Standing> {
         self.standing.subscribe()
+    }
+
+    /// What is counted wakes nobody.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Who watches is woken if that says something else than before.

@@ -58,7 +58,9 @@ impl Pipeline<'_> {
         let mut router = Router::new(rules.clone());
         router.learn(relations);
         let lookups = Lookups::new(dsn.clone(), tenure, rules.lookups(), relations);
-        Routing { router, visible, lookups, unsent: Unsent::default() }
+        let observer = self.options.observer.clone();
+        observer.metrics().declare(rules.names(), Reason::ALL.map(Reason::name));
+        Routing { router, visible, lookups, unsent: Unsent::default(), observer }
     }
 
     /// Records that changes may have been passed over, while nothing streams.

@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
@@ -7,9 +8,10 @@ use tracing::info;
 use super::Error;
 use super::unsent::Unsent;
 use super::wal::Visible;
-use crate::change::{Batch, Item, ParentKey, Parents};
+use crate::change::{Batch, Item, Operation, ParentKey, Parents};
 use crate::lookup::{self, Lookups};
 use crate::notification::Handoff;
+use crate::observe::{Changes, Observer, Shortfalls};
 use crate::route::{self, Router};
 
 /// What a batch goes through, between two queues.
@@ -19,6 +21,7 @@ pub(super) struct Routing {
     pub(super) visible: Option<Visible>,
     pub(super) lookups: Lookups,
     pub(super) unsent: Unsent,
+    pub(super) observer: Observer,
 }
 
 /// What the rules make of a batch.
@@ -28,6 +31,7 @@ struct Routed {
     /// Without these it is not complete.
     missing: BTreeSet<ParentKey>,
     unsent: Vec<route::Unsent>,
+    changes: Changes,
 }
 
 impl Routing {
@@ -70,8 +74,8 @@ impl Routing {
     }
 
     async fn route(&mut self, batch: &Batch) -> Result<Handoff, Error> {
-        let Routing { router, visible, lookups, unsent } = self;
-        let counts = router.counts;
+        let Routing { router, visible, lookups, unsent, observer } = self;
+        let (counts, lookup_counts) = (router.counts, lookups.counts);
         lookups.observe(batch, Instant::now());
         // The rules are evaluated while the answer is on its way.
         let (seen, routed) = tokio::join!(
@@ -89,6 +93,19 @@ impl Routing {
             routed = route(router, batch, lookups.parents())?;
         }
         routed.unsent.iter().for_each(|why| unsent.add(why));
+        let metrics = observer.metrics();
+        metrics.count_changes(routed.changes);
+        metrics.count_shortfalls(Shortfalls {
+            null_channels: router.counts.null_channels - counts.null_channels,
+            partial_payloads: router.counts.partial - counts.partial,
+            refused_broadcasts: routed.unsent.len() as u64,
+            lookup_queries: lookups.counts.queries - lookup_counts.queries,
+        });
+        // What rules make of a batch comes in runs of one rule.
+        let runs = routed.handoff.notifications.chunk_by(|a, b| Arc::ptr_eq(&a.terms, &b.terms));
+        for run in runs {
+            metrics.routed(&run[0].terms.rule, run.len() as u64);
+        }
         Ok(routed.handoff)
     }
 }
@@ -102,24 +119,34 @@ async fn wait_for(visible: Option<&mut Visible>, batch: &Batch) -> Result<(), Er
 }
 
 fn route(router: &mut Router, batch: &Batch, parents: &Parents) -> Result<Routed, route::Renamed> {
-    let Routed { mut handoff, mut missing, mut unsent } = Routed::default();
+    let Routed { mut handoff, mut missing, mut unsent, mut changes } = Routed::default();
     for item in batch.items() {
         match item {
-            Item::Change(change) => router.route(&change, parents, &mut missing, &mut handoff)?,
+            Item::Change(change) => {
+                *match change.operation {
+                    Operation::Insert => &mut changes.inserts,
+                    Operation::Update => &mut changes.updates,
+                    Operation::Delete => &mut changes.deletes,
+                } += 1;
+                router.route(&change, parents, &mut missing, &mut handoff)?;
+            }
             Item::Truncate { relation, transaction } => {
+                changes.truncates += 1;
                 router.truncate(relation, transaction, &mut handoff.resyncs)?;
             }
             Item::Broadcast { broadcast, transaction, context } => {
+                changes.broadcasts += 1;
                 let out = &mut handoff.notifications;
                 if let Err(why) = router.broadcast(broadcast, transaction, context, out) {
                     unsent.push(why);
                 }
             }
             Item::Missed { relation, why, transaction } => {
+                changes.missed += 1;
                 router.missed(relation, why, transaction, &mut handoff.resyncs)?;
             }
             Item::Reached(position) => handoff.reached = Some(position),
         }
     }
-    Ok(Routed { handoff, missing, unsent })
+    Ok(Routed { handoff, missing, unsent, changes })
 }

@@ -23,6 +23,7 @@ mod main_job;
 #[expect(unreachable_pub, reason = "the bench reaches it")]
 mod memory;
 mod network;
+mod observe;
 mod parents;
 mod pooler;
 mod presets;

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::change::Position;
+use crate::deliver::lane::Accepted;
 use crate::deliver::pusher::{Packer, Problem, Server};
 use crate::deliver::rejected::Rejected;
 use crate::deliver::resyncs::Ticket;
@@ -232,7 +233,8 @@ fn resyncs_and_changes_take_turns_in_a_lane_and_neither_piles_up() {
     assert!(!lanes.has_room(0, now) && lanes.for_resync().is_none(), "what waits still folds");
     let (settled, _) = lanes.finish(0, Verdict::Accepted, now);
     assert_eq!(start.packed.pairs, 8);
-    assert_eq!(settled.accepted, [Debt::Resync(Ticket::of(1)), Debt::Position(Position::new(2)),]);
+    let debts: Vec<Debt> = settled.accepted.iter().map(|accepted| accepted.debt).collect();
+    assert_eq!(debts, [Debt::Resync(Ticket::of(1)), Debt::Position(Position::new(2))]);
     assert!(lanes.has_room(0, now) && lanes.for_resync().is_some());
     lanes.start(now).expect("something is left");
     lanes.finish(0, Verdict::Retry { problem: timeout(), after: None }, now);
@@ -401,7 +403,7 @@ impl World {
             assert!(*pending > 0, "{position:?} was confirmed before its resync");
             *pending += 1;
         }
-        for debt in settled.accepted {
+        for Accepted { debt, .. } in settled.accepted {
             self.pay(debt);
         }
         for Rejected { notification, channels, debt, .. } in settled.rejected {
