@@ -19,7 +19,7 @@
 //! - [`change`]: a batch of row changes over one block of bytes, and positions.
 //! - [`source`]: where changes come from. [`source::wal`] streams logical
 //!   replication; [`source::triggers`] reads and empties a table that triggers
-//!   write to.
+//!   write to; [`source::rows`] and [`source::recording`] are read by `replay`.
 //! - [`lookup`]: rows of other tables that rules read columns of, kept right by
 //!   the changes themselves.
 //! - [`route`]: rules; a change in, notifications out. Pure.

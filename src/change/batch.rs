@@ -13,6 +13,8 @@ pub enum Operation {
     Insert,
     Update,
     Delete,
+    /// Nothing happened to it: it was read as it stands.
+    Read,
 }
 
 /// The transaction that a change was committed in.

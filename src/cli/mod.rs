@@ -10,6 +10,7 @@ mod demo;
 mod doctor;
 mod man;
 mod reload;
+mod replay;
 mod rules;
 mod run;
 mod send;
@@ -103,6 +104,7 @@ enum Command {
     Tail(tail::Args),
     Send(send::Args),
     Doctor(doctor::Args),
+    Replay(Box<replay::Args>),
     Demo(demo::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -132,6 +134,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Tail(args) => tail::run(args, &global).await,
         Command::Send(args) => send::run(args, &global).await,
         Command::Doctor(args) => doctor::run(args, &global).await,
+        Command::Replay(args) => replay::run(*args, &global).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
@@ -179,6 +182,7 @@ impl Command {
             | Command::Tail(_)
             | Command::Send(_)
             | Command::Doctor(_)
+            | Command::Replay(_)
             | Command::Demo(_)
             | Command::Completions(_)
             | Command::Man(_) => false,

@@ -124,7 +124,7 @@ pub(super) fn state_name(database: &postgres::Config) -> anyhow::Result<String> 
 }
 
 /// The folder of the state, made if it is not there.
-fn state_dir(loaded: &Loaded) -> anyhow::Result<&Path> {
+pub(super) fn state_dir(loaded: &Loaded) -> anyhow::Result<&Path> {
     let folder = &loaded.config.run.state_dir;
     DirBuilder::new()
         .recursive(true)

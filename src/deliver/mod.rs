@@ -23,6 +23,7 @@ pub mod pusher;
 mod record;
 mod recorder;
 mod rejected;
+mod resend;
 mod resyncs;
 mod stdout;
 mod tally;
@@ -33,6 +34,7 @@ pub use limits::{
     ByteSize, ByteSizeError, Limits, MaxInFlight, MaxInFlightError, MaxPending, MaxPendingError,
 };
 pub use rejected::{RejectedError, RejectedFile};
+pub use resend::Resend;
 pub use stdout::{Format, Stdout};
 pub use tally::Tally;
 

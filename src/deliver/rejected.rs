@@ -1,6 +1,6 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use tracing::warn;
@@ -13,11 +13,13 @@ use super::{ByteSize, record};
 /// JSON Lines of what was refused for good, so that it is not dropped silently.
 /// It holds row values, so only its owner may read it. A full file becomes
 /// `rejected.jsonl.1`, in place of the one before.
+///
+/// Several processes may write to it: each looks, with the file locked, whether the
+/// one that it has open is still the one that is there.
 #[derive(Debug)]
 pub struct RejectedFile {
     path: PathBuf,
     file: File,
-    len: u64,
     max: ByteSize,
 }
 
@@ -27,6 +29,12 @@ pub struct RejectedError {
     path: PathBuf,
     #[source]
     source: io::Error,
+}
+
+impl RejectedError {
+    pub(super) fn new(path: &Path, source: io::Error) -> RejectedError {
+        RejectedError { path: path.to_owned(), source }
+    }
 }
 
 /// A notification that is refused on some or all of its channels.
@@ -48,7 +56,7 @@ impl RejectedFile {
     pub fn open(path: impl Into<PathBuf>, max: ByteSize) -> Result<RejectedFile, RejectedError> {
         let path = path.into();
         match open(&path) {
-            Ok((file, len)) => Ok(RejectedFile { path, file, len, max }),
+            Ok(file) => Ok(RejectedFile { path, file, max }),
             Err(source) => Err(RejectedError { path, source }),
         }
     }
@@ -67,19 +75,36 @@ impl RejectedFile {
     }
 
     fn try_append(&mut self, rejected: &[Rejected]) -> io::Result<()> {
+        let mut len = self.lock()?;
         let mut line = Vec::new();
         for rejected in rejected {
             line.clear();
             record::write_open(&mut line, &rejected.notification, &rejected.channels);
             record::write_field(&mut line, "reason", &rejected.reason);
             line.extend_from_slice(b"}\n");
-            if self.len > 0 && self.len + line.len() as u64 > self.max.bytes() {
+            if len > 0 && len + line.len() as u64 > self.max.bytes() {
                 self.rotate()?;
+                len = self.lock()?;
             }
             self.file.write_all(&line)?;
-            self.len += line.len() as u64;
+            len += line.len() as u64;
         }
-        self.file.sync_data()
+        let written = self.file.sync_data();
+        // It does not outlive the file either.
+        let _ = self.file.unlock();
+        written
+    }
+
+    /// Locks the file that is there, which another process may have put in place of
+    /// the one that was. Returns how long it is.
+    fn lock(&mut self) -> io::Result<u64> {
+        loop {
+            lock(&self.file);
+            if is_at(&self.file, &self.path)? {
+                return end_line(&mut self.file);
+            }
+            self.file = open(&self.path)?;
+        }
     }
 
     fn rotate(&mut self) -> io::Result<()> {
@@ -88,29 +113,52 @@ impl RejectedFile {
         warn!(path = %self.path.display(), max = %self.max, "rejected file is full: starting anew");
         self.file.sync_data()?;
         fs::rename(&self.path, &full)?;
-        (self.file, self.len) = open(&self.path)?;
+        self.file = open(&self.path)?;
         Ok(())
     }
 }
 
-fn open(path: &Path) -> io::Result<(File, u64)> {
-    let mut file =
-        OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
-    let mut len = file.metadata()?.len();
-    // A crash may have left half a line, which must not swallow the next one.
-    if len > 0 {
-        let mut last = [0];
-        file.seek(SeekFrom::End(-1))?;
-        file.read_exact(&mut last)?;
-        if last != *b"\n" {
-            file.write_all(b"\n")?;
-            len += 1;
-        }
+/// Keeps other processes from writing to the file until it is unlocked or closed.
+/// Where files cannot be locked, they are not: what is written is whole all the same,
+/// since it is appended at once.
+pub(super) fn lock(file: &File) {
+    let _ = file.lock();
+}
+
+/// Whether `path` names the file.
+pub(super) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let there = match fs::metadata(path) {
+        Ok(there) => there,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let own = file.metadata()?;
+    Ok((own.dev(), own.ino()) == (there.dev(), there.ino()))
+}
+
+/// Returns how long the file is.
+fn end_line(file: &mut File) -> io::Result<u64> {
+    let len = file.metadata()?.len();
+    if len == 0 {
+        return Ok(0);
     }
+    // A crash may have left half a line, which must not swallow the next one.
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    if last == *b"\n" {
+        return Ok(len);
+    }
+    file.write_all(b"\n")?;
+    Ok(len + 1)
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
     // The file's name is durable only with its folder.
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
-    Ok((file, len))
+    Ok(file)
 }
 
 #[cfg(test)]

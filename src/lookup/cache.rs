@@ -87,6 +87,10 @@ impl Cache {
         }
         self.parents.next_batch();
         self.expire(now);
+        // Rows that are read come without the changes that keep these right.
+        if batch.change().is_some_and(|change| change.operation == Operation::Read) {
+            self.parents.retain(|_, _| false);
+        }
         let xids = batch.xids();
         match xids.first() {
             Some(xid) if *xid == self.deleted.xid => {
@@ -220,6 +224,7 @@ impl Cache {
                 let (key, row) = (key(Which::Old), row(Which::Old));
                 self.left(id, key, row, xid);
             }
+            Operation::Read => {}
         }
     }
 

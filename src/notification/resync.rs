@@ -41,10 +41,12 @@ pub enum Reason {
     Slot,
     /// A row of another table, which a change was to be told by, is not known.
     Lookup,
+    /// Somebody asked for it by `rowcast replay`.
+    Replay,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 9] = [
+    pub const ALL: [Reason; 10] = [
         Reason::Bulk,
         Reason::Backlog,
         Reason::Age,
@@ -54,6 +56,7 @@ impl Reason {
         Reason::Gap,
         Reason::Slot,
         Reason::Lookup,
+        Reason::Replay,
     ];
 
     /// As in payloads.
@@ -68,6 +71,7 @@ impl Reason {
             Reason::Gap => "gap",
             Reason::Slot => "slot",
             Reason::Lookup => "lookup",
+            Reason::Replay => "replay",
         }
     }
 }

@@ -28,7 +28,7 @@ pub struct Terms {
     pub shape: Shape,
     /// Too many changes may be told by one resync. Otherwise reading waits.
     pub may_collapse: bool,
-    /// Events that a resync is told by; at least one.
+    /// Events that a resync is told by. Without any, nothing follows what is refused.
     pub resync_events: Vec<EventName>,
     /// A resync's payload, if it is not the minimal one.
     pub resync_data: Option<Box<[Piece]>>,

@@ -128,6 +128,7 @@ impl Error {
             ),
             // Without the outbox nothing is written down.
             Error::Source(source::Error::Triggers(error)) => error.is_transient(),
+            Error::Source(source::Error::Rows(_)) => true,
             Error::Connect(_)
             | Error::Inspect(_)
             | Error::InspectTimeout

@@ -15,7 +15,7 @@ use crate::observe::{Changes, Observer, Shortfalls};
 use crate::route::{self, Router};
 
 /// What a batch goes through, between two queues.
-pub(super) struct Routing {
+pub struct Routing {
     pub(super) router: Router,
     /// Where changes may come before others see them.
     pub(super) visible: Option<Visible>,
@@ -125,7 +125,7 @@ fn route(router: &mut Router, batch: &Batch, parents: &Parents) -> Result<Routed
             Item::Change(change) => {
                 *match change.operation {
                     Operation::Insert => &mut changes.inserts,
-                    Operation::Update => &mut changes.updates,
+                    Operation::Update | Operation::Read => &mut changes.updates,
                     Operation::Delete => &mut changes.deletes,
                 } += 1;
                 router.route(&change, parents, &mut missing, &mut handoff)?;

@@ -16,12 +16,14 @@ pub(super) struct Facts {
     /// without such a column.
     pub was_deleted: Option<bool>,
     pub is_deleted: Option<bool>,
+    /// What is said of a row that was read as it stands.
+    pub read_as: Action,
 }
 
 impl Facts {
     /// Whether the row stays, and is softly deleted from now on.
     pub(super) fn trashed(self) -> bool {
-        self.operation == Operation::Update
+        matches!(self.operation, Operation::Update | Operation::Read)
             && !self.key_changed
             && self.is_deleted == Some(true)
             && self.was_deleted != Some(true)
@@ -73,7 +75,17 @@ pub(super) fn decide(facts: Facts) -> [Option<Announcement>; 2] {
         Operation::Delete => [was.then(deleted), None],
         Operation::Update if facts.key_changed => [was.then(deleted), is.then(created)],
         Operation::Update => [update(facts), None],
+        Operation::Read => [is.then(|| stands(facts)), None],
     }
+}
+
+/// Of a row as it stands nothing is known of before.
+fn stands(facts: Facts) -> Announcement {
+    let action = match facts.is_deleted {
+        Some(true) => Action::Deleted,
+        Some(false) | None => facts.read_as,
+    };
+    Announcement { action, side: Side::New, rows: Rows::New }
 }
 
 fn update(facts: Facts) -> Option<Announcement> {
@@ -106,6 +118,7 @@ mod tests {
         is_member: Some(true),
         was_deleted: Some(false),
         is_deleted: Some(false),
+        read_as: Action::Updated,
     };
 
     #[test]
@@ -131,6 +144,19 @@ mod tests {
         assert_eq!(told(None, Some(true)), ["deleted"]);
         assert_eq!(told(None, Some(false)), ["updated"]);
         assert_eq!(told(None, None), ["updated"]);
+    }
+
+    #[test]
+    fn a_row_as_it_stands_is_told_if_it_is_a_member_and_as_deleted_if_it_is_that() {
+        let told = |is_member, is_deleted| {
+            let read = Facts { operation: Operation::Read, was_member: None, ..UPDATE };
+            actions(Facts { is_member, is_deleted, was_deleted: None, ..read })
+        };
+        assert_eq!(told(Some(true), Some(false)), ["updated"]);
+        assert_eq!(told(None, None), ["updated"]);
+        assert_eq!(told(Some(true), Some(true)), ["deleted"]);
+        assert!(told(Some(false), Some(false)).is_empty());
+        assert!(told(Some(false), Some(true)).is_empty());
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub(super) struct BoundRule {
     on: [bool; Action::ALL.len()],
     /// What that is announced as, if not as what it is.
     action: Option<Action>,
+    /// What a row that was read as it stands is announced as.
+    read_as: Action,
     id: BoundId,
     pub channels: Vec<BoundChannel>,
     pub events: Vec<BoundEvent>,
@@ -133,6 +135,7 @@ impl BoundRule {
             terms: Arc::new(terms),
             on: Action::ALL.map(|action| rule.announces(action)),
             action: rule.action,
+            read_as: rule.read_as,
             id: match &rule.id {
                 Some(id) => BoundId::Template(id.bind(relation)),
                 None => BoundId::PrimaryKey(relation.primary_key.clone()),
@@ -201,6 +204,7 @@ impl BoundRule {
                 Operation::Insert => Action::Created,
                 Operation::Update => Action::Updated,
                 Operation::Delete => Action::Deleted,
+                Operation::Read => self.read_as,
             },
             names: &self.names,
             fixed: &self.fixed,
@@ -259,6 +263,7 @@ impl BoundRule {
             is_member: member(Side::New, operation != Operation::Delete),
             was_deleted: is_set(Scope::Old),
             is_deleted: is_set(Scope::New),
+            read_as: self.read_as,
         }
     }
 

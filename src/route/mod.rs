@@ -10,6 +10,7 @@ mod problem;
 mod check;
 mod needs;
 mod preset;
+mod replay;
 mod rule;
 mod secrets;
 
@@ -49,5 +50,6 @@ pub use config::{
 pub use needs::TableNeeds;
 pub use pattern::{ParsePatternError, TablePattern};
 pub use problem::{Problem, Severity};
+pub use replay::{Skipped, Why};
 pub use router::{Counts, Renamed, Router};
 pub use rule::{Options, Rules};

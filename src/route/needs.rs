@@ -40,6 +40,16 @@ impl Rules {
         self.rules.iter().map(|rule| &rule.name).chain(broadcasts)
     }
 
+    /// The rules that a name stands for: that of a preset stands for all that it
+    /// made.
+    pub fn named(&self, name: &str) -> Vec<Arc<str>> {
+        let index = self.rules.iter().find(|rule| *rule.name == *name).map(|rule| rule.index);
+        let of_index = self.rules.iter().filter(|rule| Some(rule.index) == index);
+        let broadcasts = self.broadcasts.iter().map(|broadcasts| &broadcasts.terms().rule);
+        let of_name = broadcasts.filter(|rule| ***rule == *name);
+        of_index.map(|rule| &rule.name).chain(of_name).cloned().collect()
+    }
+
     /// Each table that a rule takes, or looks up in what decides, in the order of
     /// `relations`.
     pub fn tables<'a>(&self, relations: &'a [Relation]) -> Vec<TableNeeds<'a>> {

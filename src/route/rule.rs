@@ -36,7 +36,7 @@ pub struct Options {
 pub struct Rules {
     pub(super) options: Options,
     pub(super) rules: Vec<Rule>,
-    lookups: Vec<Lookup>,
+    pub(super) lookups: Vec<Lookup>,
     /// `None`: no application event is sent.
     pub(super) broadcasts: Option<Broadcasts>,
 }
@@ -55,6 +55,8 @@ pub(super) struct Rule {
     pub on_is_explicit: bool,
     /// What all of them are announced as, if not as what they are.
     pub action: Option<Action>,
+    /// What a row that was read as it stands is announced as.
+    pub read_as: Action,
     /// What is made for each table by [`Rule::on`]: `channels`, and for a model
     /// `data` and `model`.
     pub preset: Option<Preset>,
@@ -326,6 +328,7 @@ impl Compiler<'_> {
             on_is_explicit: config.on.is_some(),
             on: config.on.unwrap_or_else(|| Action::ALL.to_vec()),
             action: config.action,
+            read_as: Action::Updated,
             preset,
             model: None,
             least: None,

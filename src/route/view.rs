@@ -120,6 +120,9 @@ impl<'a> View<'a> {
     /// whether it changed. None changed in a row that is new or gone.
     pub(super) fn changed(&self) -> Option<impl Iterator<Item = u16> + use<'a>> {
         let change = self.change;
+        if change.operation == Operation::Read {
+            return None;
+        }
         let count = match self.tells_changed() {
             // Postgres allows 1600 of them.
             true => u16::try_from(change.relation.columns.len()).unwrap_or(u16::MAX),

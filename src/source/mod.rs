@@ -1,6 +1,7 @@
 //! Where changes come from.
 
 pub mod recording;
+pub mod rows;
 mod said;
 mod session;
 pub mod triggers;

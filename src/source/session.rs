@@ -1,6 +1,6 @@
 use tokio::sync::{mpsc, watch};
 
-use super::{triggers, wal};
+use super::{rows, triggers, wal};
 use crate::change::{Batch, Position};
 
 /// One connection's changes, of whichever source.
@@ -28,6 +28,8 @@ pub enum Error {
     Wal(#[from] wal::Error),
     #[error(transparent)]
     Triggers(#[from] triggers::Error),
+    #[error(transparent)]
+    Rows(#[from] rows::Error),
 }
 
 impl Session {
@@ -59,6 +61,7 @@ impl Error {
         match self {
             Error::Wal(error) => error.hint(),
             Error::Triggers(error) => error.hint(),
+            Error::Rows(error) => error.hint(),
         }
     }
 
@@ -67,6 +70,7 @@ impl Error {
         match self {
             Error::Wal(error) => error.is_transient(),
             Error::Triggers(error) => error.is_transient(),
+            Error::Rows(error) => error.is_transient(),
         }
     }
 }

@@ -30,6 +30,7 @@ mod presets;
 mod promotion;
 mod readme;
 mod reload;
+mod replay;
 mod run_triggers;
 mod setup;
 mod setup_command;

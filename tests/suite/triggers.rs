@@ -147,6 +147,7 @@ fn in_words(change: &Change<'_>) -> String {
         Operation::Insert => "insert",
         Operation::Update => "update",
         Operation::Delete => "delete",
+        Operation::Read => "read",
     };
     let mut text = format!("{operation} {}", change.relation.table.name);
     for (index, column) in change.relation.columns.iter().enumerate() {

@@ -292,7 +292,7 @@ impl Recording {
             | (Operation::Update, _, Some(_))
             | (Operation::Delete, Some(_), None) => {}
             (Operation::Insert, ..) => return Err(Problem::Rows("insert")),
-            (Operation::Update, ..) => return Err(Problem::Rows("update")),
+            (Operation::Update | Operation::Read, ..) => return Err(Problem::Rows("update")),
             (Operation::Delete, ..) => return Err(Problem::Rows("delete")),
         }
         let columns = |names: &[Cow<'_, str>]| -> Result<Vec<usize>, Problem> {

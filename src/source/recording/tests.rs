@@ -177,7 +177,7 @@ fn seen(change: &Change<'_>, wanted: [bool; COLUMNS.len()]) -> String {
         let (old, new) = (known(change.old_value(column)), known(change.new_value(column)));
         let changed = match change.operation {
             Operation::Update => change.column_changed(column),
-            Operation::Insert | Operation::Delete => None,
+            Operation::Insert | Operation::Delete | Operation::Read => None,
         };
         seen.push_str(&format!("{old} {new} {changed:?}, "));
     }
