@@ -14,7 +14,8 @@ pub struct Server {
     pub database: Box<str>,
     /// The role that is logged in.
     pub role: Box<str>,
-    /// Whether that role may stream: `REPLICATION`, or superuser.
+    /// Whether that role may stream: `REPLICATION`, or superuser, or a member of
+    /// Amazon's `rds_replication`.
     pub may_replicate: bool,
     /// Whether it may see the replication of others: `pg_read_all_stats`.
     pub sees_replication: bool,
@@ -109,7 +110,10 @@ SELECT max(setting) FILTER (WHERE name = 'server_version_num')::bigint AS versio
        current_database()::text AS database,
        session_user::text AS role,
        (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = session_user)
-           AS may_replicate,
+       OR EXISTS (
+           SELECT FROM pg_roles r
+           WHERE r.rolname = 'rds_replication' AND pg_has_role(session_user, r.oid, 'USAGE')
+       ) AS may_replicate,
        pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS sees_replication
 FROM pg_settings
 ";
