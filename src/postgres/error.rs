@@ -7,7 +7,8 @@ use postgres_protocol::message::backend::{ErrorFields, ErrorResponseBody};
 use tokio_postgres::error::{DbError, SqlState};
 
 use super::dial::DialError;
-use super::dsn::{Address, DsnError, Host, Target};
+use super::dsn::{DsnError, Host, Target};
+use super::hba;
 
 /// What the server says is wrong, in its own words and language.
 /// <https://www.postgresql.org/docs/current/protocol-error-fields.html>
@@ -289,13 +290,8 @@ impl ConnectError {
                 "check the password and the user, or set it anew: ALTER ROLE {} PASSWORD '…'",
                 super::quote_identifier(user)
             )),
-            ConnectError::NotAdmitted { host, user, database, .. } => {
-                let line = match host.address {
-                    Address::Unix(_) => format!("local {database} {user} scram-sha-256"),
-                    Address::Name(_) | Address::Fixed { .. } => {
-                        format!("host {database} {user} ADDRESS/32 scram-sha-256")
-                    }
-                };
+            ConnectError::NotAdmitted { host, user, database, source } => {
+                let line = hba::line(host, database, user, source.message());
                 Some(format!(
                     "the role must exist with LOGIN, and pg_hba.conf needs a line such as \
                      \"{line}\"; logical replication matches the database's name there, not the \

@@ -10,6 +10,7 @@ pub(crate) mod dial;
 pub(crate) mod dsn;
 mod error;
 pub mod functions;
+mod hba;
 pub mod identity;
 pub mod lag;
 mod names;
