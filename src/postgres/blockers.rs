@@ -5,6 +5,8 @@ use std::fmt;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Row};
 
+use super::quote_literal;
+
 /// An open transaction that something waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocker {
@@ -18,6 +20,24 @@ pub struct Blocker {
 enum Holder {
     Backend { pid: i32, application: Option<String> },
     Prepared { gid: String },
+}
+
+impl Blocker {
+    #[cfg(test)]
+    pub(crate) fn prepared(gid: &str, age_s: Option<i64>) -> Blocker {
+        Blocker { holder: Holder::Prepared { gid: gid.to_owned() }, user: None, age_s }
+    }
+
+    /// SQL that ends it, in the database that it is of.
+    pub fn end_sql(&self) -> String {
+        match &self.holder {
+            Holder::Backend { pid, .. } => format!("SELECT pg_terminate_backend({pid});"),
+            Holder::Prepared { gid } => {
+                let gid = quote_literal(gid);
+                format!("COMMIT PREPARED {gid};   -- or ROLLBACK PREPARED {gid};")
+            }
+        }
+    }
 }
 
 impl fmt::Display for Blocker {

@@ -13,6 +13,7 @@ mod continuity;
 mod contract;
 mod deliver;
 mod demo;
+mod doctor;
 mod faults;
 #[expect(unreachable_pub, reason = "nothing of a test binary can be reached from outside")]
 mod harness;

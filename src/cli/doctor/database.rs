@@ -1,104 +1,36 @@
 //! The database: whether it can be reached, and has all that the rules need.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::time::timeout;
-use tokio_postgres::Error;
+use tokio_postgres::{Client, Error};
 
 use super::report::{Check, Report};
 use super::topic::{Looked, Topic};
+use super::{connection, migrations, server};
 use crate::chain;
 use crate::config::Loaded;
 use crate::pipeline::{Instances, Judgement};
-use crate::postgres::{
-    Address, Capture, Config, ConnectError, Connection, Tenure, connect_alone, connect_as,
-};
-use crate::route::Rules;
-use crate::source::wal::connection::ReplicationConnection;
+use crate::postgres::functions::{self, Functions};
+use crate::postgres::outbox::{Outbox, Room};
+use crate::postgres::{Capture, Connection};
+use crate::route::{Problem, Rules};
 
-/// What the sessions are called in `pg_stat_activity`.
-const SESSION_NAME: &str = "rowcast doctor";
 /// For the catalogs, which a lock may keep from being read.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// The oldest that has what rowcast needs: messages in the stream.
-const OLDEST_VERSION: i32 = 140_000;
 
 pub(super) async fn check(loaded: &Loaded, rules: &Rules, report: &mut Report) {
     report.section("database");
-    let database = &loaded.config.database;
-    let Some(connection) = connect(database, report).await else { return };
-    let Ok(looked) = timeout(ANSWER_WITHIN, look(&connection, loaded, rules, report)).await else {
-        let why = format!("no answer in {} s: is a catalog locked?", ANSWER_WITHIN.as_secs());
-        report.add(Check::fails("catalog", why, None));
+    let Some(connection) = connection::connect(&loaded.config.database, report).await else {
         return;
     };
-    if let Err(error) = looked {
-        report.add(Check::fails("catalog", chain::line(&error), None));
-    }
-}
-
-/// A session, by which all else is looked at.
-async fn connect(database: &Config, report: &mut Report) -> Option<Connection> {
-    let (dsn, tenure) = (database.dsn(), database.tenure());
-    let connected = match tenure {
-        Tenure::Session => connect_alone(&dsn, SESSION_NAME).await,
-        Tenure::Transaction => connect_as(&dsn, SESSION_NAME, tenure).await,
+    let looked = timeout(ANSWER_WITHIN, look(&connection, loaded, rules, report)).await;
+    let why = match looked {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => chain::line(&error),
+        Err(_) => format!("no answer in {} s: is one locked?", ANSWER_WITHIN.as_secs()),
     };
-    let (connection, pooled) = match connected {
-        Ok(connection) => (connection, None),
-        Err(pooled @ ConnectError::Pooled { .. }) => {
-            match connect_as(&dsn, SESSION_NAME, Tenure::Transaction).await {
-                Ok(connection) => (connection, Some(pooled)),
-                Err(error) => return no_connection(&error, report),
-            }
-        }
-        Err(error) => return no_connection(&error, report),
-    };
-    match how_connected(&connection).await {
-        Ok(check) => report.add(check),
-        Err(error) => report.add(Check::fails("connection", chain::line(&error), None)),
-    }
-    report.add(match (pooled, tenure) {
-        (Some(pooled), _) => Check::fails("pooler", pooled.to_string(), pooled.hint()),
-        (None, Tenure::Session) => Check::holds("pooler", "none: each session stays ours"),
-        (None, Tenure::Transaction) => {
-            Check::holds("pooler", "one may be between: wake = \"poll\" needs no session")
-        }
-    });
-    Some(connection)
-}
-
-fn no_connection(error: &ConnectError, report: &mut Report) -> Option<Connection> {
-    report.add(Check::fails("connection", chain::line(error), error.hint()));
-    report.add(Check::unknown("all else", "it takes a connection to look at"));
-    None
-}
-
-async fn how_connected(connection: &Connection) -> Result<Check, Error> {
-    const SESSION: &str = "
-        SELECT session_user::text AS role, current_database()::text AS database,
-               (SELECT s.version FROM pg_stat_ssl s WHERE s.pid = pg_backend_pid()) AS tls";
-    let row = connection.read(connection.client.query_typed_one(SESSION, &[])).await?;
-    let (role, database): (&str, &str) = (row.try_get("role")?, row.try_get("database")?);
-    let tls: Option<&str> = row.try_get("tls")?;
-    let host = &connection.host;
-    let found = format!("{host}, database {database}, as {role}");
-    let is_near = match &host.address {
-        Address::Unix(_) => return Ok(Check::holds("connection", found)),
-        Address::Fixed { ip, .. } => ip.is_loopback(),
-        Address::Name(name) => name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback()),
-    };
-    Ok(match (tls, is_near) {
-        (Some(version), _) => Check::holds("connection", format!("{found}, {version}")),
-        (None, true) => Check::holds("connection", format!("{found}, without TLS")),
-        (None, false) => Check::advice(
-            "connection",
-            format!("{found}, without TLS: rows can be read, and changed, on the way"),
-            "sslmode=verify-full in [database] url, with sslrootcert; ssl = on at the server"
-                .to_owned(),
-        ),
-    })
+    report.add(Check::fails("catalogs", why, None));
 }
 
 async fn look(
@@ -107,54 +39,136 @@ async fn look(
     rules: &Rules,
     report: &mut Report,
 ) -> Result<(), Error> {
-    let config = &loaded.config;
+    let (config, client) = (&loaded.config, &connection.client);
+    let capture = config.database.capture;
     // First: an older server may not understand the other questions.
-    let client = &connection.client;
-    let row = connection.read(client.query_typed_one(VERSION, &[])).await?;
-    let check = version(row.try_get("number")?, row.try_get("text")?);
-    let is_known = !check.is_failure();
-    report.add(check);
-    if !is_known {
+    let server = connection.read(server::identify(client, capture)).await?;
+    let is_usable = !server.is_failure();
+    report.add(server);
+    if !is_usable {
         return Ok(());
-    }
-    if config.database.capture == Capture::Wal {
-        stream(connection, &config.database, report).await?;
     }
     let instances = Instances { takeover: config.run.takeover, failover: config.run.failover };
     let judged = Judgement::read(client, &config.database, rules, instances);
     let judged = connection.read(Box::pin(judged)).await?;
     let looked = Looked { config, rules, judged: &judged };
-    for check in Topic::ALL.into_iter().flat_map(|topic| topic.checks(looked)) {
+    let checks = connection.read(Box::pin(checks(client, looked))).await?;
+    // Last: it takes one of the places that were counted. What a role may not do is
+    // told by itself.
+    if capture == Capture::Wal && judged.snapshot.server.may_replicate {
+        report.add(connection::replication(connection, config.database.dsn()).await);
+    }
+    checks.into_iter().for_each(|check| report.add(check));
+
+    report.section("rules");
+    for check in problems(loaded, rules, &judged) {
         report.add(check);
     }
     Ok(())
 }
 
-const VERSION: &str = "
-    SELECT current_setting('server_version_num')::int AS number,
-           current_setting('server_version') AS text";
+async fn checks(client: &Client, looked: Looked<'_>) -> Result<Vec<Check>, Error> {
+    let server = &looked.judged.snapshot.server;
+    let capture = looked.config.database.capture;
+    let mut checks: Vec<Check> =
+        Topic::ALL.into_iter().flat_map(|topic| topic.checks(looked)).collect();
+    checks.push(match capture {
+        Capture::Wal => server::places(client, server).await?,
+        Capture::Triggers => fill(client, looked).await?,
+    });
+    checks.push(server::old_transactions(client, &server.role, capture).await?);
+    if capture == Capture::Wal {
+        checks.extend(migrations::checks(looked));
+    }
+    checks.push(functions(looked));
+    Ok(checks)
+}
 
-fn version(number: i32, text: &str) -> Check {
-    match number {
-        OLDEST_VERSION.. => Check::holds("version", format!("Postgres {text}")),
-        _ => Check::fails(
-            "version",
-            format!("Postgres {text} is older than 14, which rowcast needs"),
-            "upgrade Postgres".to_owned(),
+/// Whether the outbox has room, and who empties it.
+async fn fill(client: &Client, looked: Looked<'_>) -> Result<Check, Error> {
+    const NAME: &str = "outbox rows";
+    let max_rows = looked.config.limits.max_outbox_rows.get();
+    let unknown = || Ok(Check::unknown(NAME, "they cannot be counted"));
+    let can_be_read = |outbox: &&Outbox| outbox.objects.iter().all(|object| object.readable);
+    let outbox = looked.judged.snapshot.outbox.as_ref();
+    let Some(outbox) = outbox.filter(can_be_read) else { return unknown() };
+    let reader = match &outbox.drained_by {
+        Some(backend) => {
+            let application = backend.application.as_deref().unwrap_or("without a name");
+            format!("backend {} ({application}) empties it", backend.pid)
+        }
+        None => "nobody empties it now".to_owned(),
+    };
+    let Some(room) = Room::read(client).await? else { return unknown() };
+    let found = format!("{} of {max_rows} (max_outbox_rows); {reader}", room.rows);
+    let is_filling = room.left.is_some_and(|left| left < max_rows / 2);
+    Ok(match is_filling {
+        false => Check::holds(NAME, found),
+        true => Check::advice(
+            NAME,
+            format!(
+                "{found}. Once it is full, changes are passed over, and pages are told to fetch \
+                 again instead"
+            ),
+            "start rowcast, or see below whether the endpoint takes what is sent".to_owned(),
+        ),
+    })
+}
+
+fn functions(looked: Looked<'_>) -> Check {
+    const NAME: &str = "functions";
+    let Looked { config, rules, judged } = looked;
+    let fix = || "rowcast setup".to_owned();
+    match judged.snapshot.functions {
+        Functions::InOrder(capture) if capture == config.database.capture => {
+            Check::holds(NAME, "rowcast.context and rowcast.broadcast can be called by everyone")
+        }
+        _ if rules.sends_broadcasts() => Check::fails(
+            NAME,
+            format!("{} are not as they should be: [broadcast] sends nothing", functions::NAMES),
+            fix(),
+        ),
+        Functions::Absent => Check::advice(
+            NAME,
+            format!("{} are not there: no application can say who changes what", functions::NAMES),
+            fix(),
+        ),
+        Functions::Other | Functions::InOrder(_) => Check::advice(
+            NAME,
+            format!("{} are not as this version makes them", functions::NAMES),
+            fix(),
         ),
     }
 }
 
-/// Whether pg_hba.conf, the role and the limits let changes be streamed: by trying.
-async fn stream(
-    connection: &Connection,
-    database: &Config,
-    report: &mut Report,
-) -> Result<(), Error> {
-    let dsn = database.dsn().only(&connection.host);
-    report.add(match ReplicationConnection::connect(&dsn, SESSION_NAME).await {
-        Ok(_) => Check::holds("replication login", "pg_hba.conf, the role and the limits allow it"),
-        Err(error) => Check::fails("replication login", chain::line(&error), error.hint()),
-    });
-    Ok(())
+/// The rules against the tables. What replica identities lack has been told by
+/// table, with what `setup` does about it.
+fn problems(loaded: &Loaded, rules: &Rules, judged: &Judgement) -> Vec<Check> {
+    const NAME: &str = "rules";
+    let count = loaded.config.rule.len();
+    if count == 0 && !rules.sends_broadcasts() {
+        let found = "there is none, so nothing is told";
+        return vec![Check::fails(NAME, found, "a [[rule]] with its table".to_owned())];
+    }
+    let whole = judged.relations.iter().cloned().map(|relation| relation.with_whole_old_rows());
+    let with_whole_rows = rules.check(&whole.collect::<Vec<_>>());
+    let is_of_rule = |problem: &&Problem| !problem.is_error() || with_whole_rows.contains(problem);
+    let checks: Vec<Check> = judged
+        .problems
+        .iter()
+        .filter(is_of_rule)
+        .map(|problem| {
+            let place = loaded.locate(problem.rule_index, problem.option);
+            let found = format!("{problem} ({place})");
+            match problem.is_error() {
+                true => Check::fails(NAME, found, problem.fix.clone()),
+                false => Check::advice(NAME, found, problem.fix.clone()),
+            }
+        })
+        .collect();
+    match (checks.is_empty(), count) {
+        (false, _) => checks,
+        (true, 1) => vec![Check::holds(NAME, "one, as its tables allow")],
+        (true, count) => vec![Check::holds(NAME, format!("{count}, as their tables allow"))],
+    }
 }

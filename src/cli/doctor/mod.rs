@@ -2,10 +2,13 @@
 //!
 //! It changes nothing. Unlike `run` it goes on after what fails, as far as it can.
 
+mod connection;
 mod database;
 mod endpoint;
 mod local;
+mod migrations;
 mod report;
+mod server;
 mod topic;
 
 use super::{Global, rules};

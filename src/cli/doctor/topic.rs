@@ -1,13 +1,14 @@
 use std::collections::BTreeSet;
 
+use super::report::Check;
+use crate::cli::units::Bytes;
 use crate::config::Config;
-use crate::pipeline::Judgement;
+use crate::deliver::ByteSize;
+use crate::pipeline::{Judgement, max_retained};
 use crate::postgres::checks::{Finding, Kind};
 use crate::postgres::publication::Age;
 use crate::postgres::{APPLICATION_NAME, Capture};
 use crate::route::Rules;
-
-use super::report::Check;
 
 /// What findings are about: one line where there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,13 +127,27 @@ impl Topic {
             _ => true,
         };
         let checks: Vec<Check> = of_this.filter(is_trouble).map(|it| self.check(it)).collect();
-        match checks.is_empty() {
-            true => self.holds(looked).map(|found| Check::holds(self.name(), found)),
-            false => None,
+        if !checks.is_empty() {
+            return checks;
         }
-        .into_iter()
-        .chain(checks)
-        .collect()
+        let Some(found) = self.holds(looked) else { return Vec::new() };
+        vec![match self.waits_for(looked) {
+            Some(what) => Check::unknown(self.name(), format!("seen once {what} is in order")),
+            None => Check::holds(self.name(), found),
+        }]
+    }
+
+    /// Without what nothing of this was looked at.
+    fn waits_for(self, looked: Looked<'_>) -> Option<&'static str> {
+        let kinds = looked.judged.findings.iter().map(|finding| finding.kind);
+        let blocks = |kind| match (self, kind) {
+            (Topic::Tables | Topic::Triggers, Kind::OutboxMissing | Kind::OutboxForeign) => {
+                Some("the outbox")
+            }
+            (Topic::Tables, Kind::PublicationMissing) => Some("the publication"),
+            _ => None,
+        };
+        kinds.filter_map(blocks).next()
     }
 
     fn check(self, finding: &Finding) -> Check {
@@ -159,8 +174,9 @@ impl Topic {
                 (!is_wal).then(|| "they write all that changes, and all that rules name".to_owned())
             }
             Topic::Tables => {
-                let how = if is_wal { "published" } else { "with triggers" };
-                Some(format!("{}: {how}", named(&looked.tables())))
+                let tables = looked.tables();
+                let how = if is_wal { "published" } else { "each has a primary key" };
+                (!tables.is_empty()).then(|| format!("{}: {how}", named(&tables)))
             }
             Topic::Identity => {
                 is_wal.then(|| "old rows carry the columns that rules need of them".to_owned())
@@ -168,7 +184,7 @@ impl Topic {
             Topic::Lookups => {
                 let tables: BTreeSet<String> =
                     rules.lookups().iter().map(|lookup| lookup.table.to_string()).collect();
-                let names: Vec<&str> = tables.iter().map(String::as_str).collect();
+                let names: Vec<String> = tables.into_iter().collect();
                 let may_read = || format!("{} may read {}", server.role, named(&names));
                 (!names.is_empty()).then(may_read)
             }
@@ -180,10 +196,13 @@ impl Topic {
             }
             Topic::Retention => {
                 let most = server.max_slot_wal_keep_size.filter(|_| is_wal)?;
+                let waiting = config.limits.max_retained_wal.map(ByteSize::bytes);
                 Some(format!(
-                    "while rowcast does not run, at most {} (max_slot_wal_keep_size). Then the \
-                     slot is lost, and all pages are told to fetch again",
-                    size(most)
+                    "at most {} while rowcast runs (max_retained_wal), {} while it does not \
+                     (max_slot_wal_keep_size). Beyond, changes are passed over, and pages are told \
+                     to fetch again",
+                    Bytes(max_retained(waiting, Some(most))),
+                    setting(most)
                 ))
             }
             Topic::SynchronousStandbys => {
@@ -230,26 +249,27 @@ impl Looked<'_> {
             None => "nobody reads it now".to_owned(),
         };
         let kept = slot.retained_bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
-        format!("{name}: {reader}; it keeps {} of log", size(kept))
+        format!("{name}: {reader}; it keeps {} of log", Bytes(kept))
     }
 }
 
 /// The first few, and how many more there are.
-pub(super) fn named(names: &[&str]) -> String {
+pub(super) fn named(names: &[impl AsRef<str>]) -> String {
     const SHOWN: usize = 5;
+    let shown: Vec<&str> = names.iter().take(SHOWN).map(AsRef::as_ref).collect();
+    let shown = shown.join(", ");
     match names.len() {
         0 => "none".to_owned(),
-        1..=SHOWN => names.join(", "),
-        count => format!("{} and {} more", names[..SHOWN].join(", "), count - SHOWN),
+        1..=SHOWN => shown,
+        count => format!("{shown} and {} more", count - SHOWN),
     }
 }
 
-/// As Postgres' own settings have it: `16 MB` are 16 · 2²⁰ bytes.
-pub(super) fn size(bytes: u64) -> String {
-    match bytes {
-        0 => "nothing".to_owned(),
-        1..0x10_0000 => "less than 1 MB".to_owned(),
-        0x10_0000..0x2_8000_0000 => format!("{} MB", bytes >> 20),
-        _ => format!("{} GB", bytes >> 30),
+/// As Postgres' own settings are written, whose `MB` are 2²⁰ bytes.
+fn setting(bytes: u64) -> String {
+    let mebibytes = bytes >> 20;
+    match mebibytes % 1024 {
+        0 => format!("{}GB", mebibytes / 1024),
+        _ => format!("{mebibytes}MB"),
     }
 }
