@@ -34,7 +34,7 @@ use crate::observe::http::ListenError;
 use crate::observe::log;
 use crate::pipeline;
 use crate::postgres;
-use crate::source::wal;
+use crate::source::{recording, wal};
 
 /// Tells browsers that a row of your Postgres database changed.
 ///
@@ -158,6 +158,12 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
             return Some(admin::hint(error));
         }
         if let Some(error) = cause.downcast_ref::<pipeline::Error>() {
+            return error.hint();
+        }
+        if let Some(error) = cause.downcast_ref::<recording::WriteError>() {
+            return error.hint();
+        }
+        if let Some(error) = cause.downcast_ref::<recording::Error>() {
             return error.hint();
         }
         if let Some(error) = cause.downcast_ref::<postgres::ConnectError>() {

@@ -59,6 +59,8 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
         inspect_every: loaded.config.run.inspect_every.get(),
         state: Some(state),
         observer,
+        recorder: None,
+        explains: false,
     });
     let rejected = folder.join(REJECTED);
     let _answering = admin::start(&loaded, rejected, options.observer.clone()).await?;

@@ -1,18 +1,23 @@
 //! `rowcast tail`: notifications as they would be sent.
 
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use super::{Global, rules, signal};
+use crate::change::Relation;
 use crate::config::{Config, OnSlotLoss};
 use crate::deliver::{ByteSize, Deliver, Format, Sink, Stdout, Tally};
 use crate::duration;
 use crate::observe::Observer;
 use crate::pipeline::{self, Capture, Slot, Triggers, Wal};
 use crate::postgres;
+use crate::route::Rules;
+use crate::source::recording::{WriteError, Writer};
 use crate::source::triggers::Reads;
 
 /// Prints each notification as it would be sent, from now on
@@ -25,7 +30,8 @@ use crate::source::triggers::Reads;
 Examples:
   rowcast tail
   rowcast tail --json | jq .channels
-  rowcast tail --for 10m > /dev/null     how many messages a day will it be?")]
+  rowcast tail --for 10m > /dev/null     how many messages a day will it be?
+  rowcast tail --record changes.jsonl    to be told again by rowcast replay --recording")]
 pub(super) struct Args {
     /// Print one JSON object for each notification
     #[arg(long)]
@@ -37,6 +43,12 @@ pub(super) struct Args {
     /// as one.
     #[arg(long = "for", value_name = "DURATION", value_parser = length)]
     length: Option<Duration>,
+    /// Write the changes themselves to this new file, too
+    ///
+    /// With the columns that rules read, and no others; only its owner may read it.
+    /// `rowcast replay --recording` tells them again.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
 }
 
 fn length(text: &str) -> Result<Duration, String> {
@@ -57,6 +69,10 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
     }
     let mut deliver =
         Deliver::new(Sink::Stdout(stdout), &loaded.config.limits, Observer::default());
+    let recorder = match &args.record {
+        Some(path) => Some(recorder(path, rules::compile(&loaded)?)?),
+        None => None,
+    };
     let options = pipeline::Options {
         database: loaded.config.database.clone(),
         capture: capture(&loaded.config)?,
@@ -66,6 +82,8 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
         inspect_every: loaded.config.run.inspect_every.get(),
         state: None,
         observer: Observer::default(),
+        recorder: recorder.clone(),
+        explains: false,
     };
     pipeline::run(&options, &mut deliver, shutdown)
         .await
@@ -75,7 +93,24 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
         (Some(estimate), Format::Json) => writeln!(io::stdout(), "{}", estimate.json())?,
         (None, _) => {}
     }
+    if let Some(recorder) = recorder {
+        let writer = recorder.lock().expect("nobody panics at it");
+        let path = writer.path().display();
+        let changes = match writer.changes() {
+            1 => "1 change is".to_owned(),
+            changes => format!("{changes} changes are"),
+        };
+        writeln!(
+            io::stderr(),
+            "{changes} in {path}: rowcast replay --recording {path} tells them again"
+        )?;
+    }
     Ok(())
+}
+
+fn recorder(path: &Path, rules: Rules) -> Result<Arc<Mutex<Writer>>, WriteError> {
+    let wanted = Box::new(move |relation: &Relation| rules.wanted(relation));
+    Ok(Arc::new(Mutex::new(Writer::create(path, wanted)?)))
 }
 
 fn capture(config: &Config) -> anyhow::Result<Capture> {

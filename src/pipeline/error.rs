@@ -11,6 +11,7 @@ use crate::deliver;
 use crate::postgres::{ConnectError, PublicationName, SlotName};
 use crate::route;
 use crate::source;
+use crate::source::recording;
 use crate::source::wal::{self, MakeSlotError, connection};
 use crate::state::StateError;
 
@@ -62,6 +63,8 @@ pub enum Error {
     Standby,
     #[error(transparent)]
     Shed(#[from] Shed),
+    #[error(transparent)]
+    Record(#[from] recording::WriteError),
 }
 
 /// Postgres keeps too much log for us.
@@ -97,7 +100,8 @@ impl Error {
             | Error::State(_)
             | Error::OtherSystem { .. }
             | Error::SlotLost(_)
-            | Error::Drained(_) => false,
+            | Error::Drained(_)
+            | Error::Record(_) => false,
             Error::Source(error) => error.is_transient(),
             Error::MakeSlot(error) => error.is_transient(),
         }
@@ -105,7 +109,9 @@ impl Error {
 
     /// Whether it ends rowcast, whatever was streamed before.
     pub(super) fn is_final(&self) -> bool {
-        matches!(self, Error::Deliver(_) | Error::OtherSystem { .. } | Error::SlotLost(_))
+        use Error::{Deliver, OtherSystem, Record, SlotLost};
+
+        matches!(self, Deliver(_) | OtherSystem { .. } | SlotLost(_) | Record(_))
     }
 
     pub(super) fn is_slot_in_use(&self) -> bool {
@@ -141,7 +147,8 @@ impl Error {
             | Error::PublicationAltered(_)
             | Error::TriggersAltered
             | Error::Drained(_)
-            | Error::Standby => true,
+            | Error::Standby
+            | Error::Record(_) => true,
             Error::SlotLost(_) | Error::SlotVanished(_) | Error::MakeSlot(_) | Error::Shed(_) => {
                 false
             }
@@ -168,6 +175,7 @@ impl Error {
             ),
             Error::MakeSlot(error) => error.hint(),
             Error::Drained(holder) => holder.hint(),
+            Error::Record(error) => error.hint(),
             Error::Standby => Some(
                 "connect to the primary; with several hosts, target_session_attrs=primary finds it"
                     .to_owned(),

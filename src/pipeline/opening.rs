@@ -60,7 +60,8 @@ impl Pipeline<'_> {
         let lookups = Lookups::new(dsn.clone(), tenure, rules.lookups(), relations);
         let observer = self.options.observer.clone();
         observer.metrics().declare(rules.names(), Reason::ALL.map(Reason::name));
-        Routing { router, visible, lookups, unsent: Unsent::default(), observer }
+        let (unsent, recorder) = (Unsent::default(), self.options.recorder.clone());
+        Routing { router, visible, lookups, unsent, observer, recorder }
     }
 
     /// Records that changes may have been passed over, while nothing streams.

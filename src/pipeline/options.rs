@@ -1,9 +1,11 @@
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::Rulebook;
 use crate::config::OnSlotLoss;
 use crate::observe::Observer;
 use crate::postgres::{self, SlotName};
+use crate::source::recording;
 use crate::source::triggers::Reads;
 use crate::state::StateFile;
 
@@ -20,6 +22,11 @@ pub struct Options {
     /// Where it is kept what was delivered. `None` for what begins anew each time.
     pub state: Option<StateFile>,
     pub observer: Observer,
+    /// Where the changes that are handed on are written down, too. Sessions follow
+    /// each other, and go on with it.
+    pub recorder: Option<Arc<Mutex<recording::Writer>>>,
+    /// Whether to say of each change who is not told of it, and why.
+    pub explains: bool,
 }
 
 /// How committed changes are learned of.

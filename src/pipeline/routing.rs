@@ -1,5 +1,5 @@
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tokio::sync::mpsc;
@@ -13,6 +13,7 @@ use crate::lookup::{self, Lookups};
 use crate::notification::Handoff;
 use crate::observe::{Changes, Observer, Shortfalls};
 use crate::route::{self, Router};
+use crate::source::recording::Writer;
 
 /// What a batch goes through, between two queues.
 pub struct Routing {
@@ -22,6 +23,7 @@ pub struct Routing {
     pub(super) lookups: Lookups,
     pub(super) unsent: Unsent,
     pub(super) observer: Observer,
+    pub(super) recorder: Option<Arc<Mutex<Writer>>>,
 }
 
 /// What the rules make of a batch.
@@ -41,7 +43,7 @@ impl Routing {
     /// # Errors
     /// With the batch of the first change that must not be passed over, or of which
     /// the server does not tell: nothing of it is handed on, so the position stays
-    /// before it.
+    /// before it. And if what is handed on cannot be recorded.
     pub(super) async fn run(
         mut self,
         mut changes: mpsc::Receiver<Batch>,
@@ -57,6 +59,11 @@ impl Routing {
                 Ok(handoff) => handoff,
                 Err(error) => break Err(error),
             };
+            if let Some(recorder) = &self.recorder
+                && let Err(error) = recorder.lock().expect("nobody panics at it").write(&batch)
+            {
+                break Err(error.into());
+            }
             if handoffs.send(handoff).await.is_err() {
                 break Ok(());
             }
@@ -74,7 +81,7 @@ impl Routing {
     }
 
     async fn route(&mut self, batch: &Batch) -> Result<Handoff, Error> {
-        let Routing { router, visible, lookups, unsent, observer } = self;
+        let Routing { router, visible, lookups, unsent, observer, .. } = self;
         let (counts, lookup_counts) = (router.counts, lookups.counts);
         lookups.observe(batch, Instant::now());
         // The rules are evaluated while the answer is on its way.

@@ -77,6 +77,8 @@ pub(super) async fn prepare(cluster: &Cluster, endpoint: &Endpoint) -> anyhow::R
         inspect_every: InspectEvery::default().get(),
         state: None,
         observer: Observer::default(),
+        recorder: None,
+        explains: false,
     };
     Ok(Prepared { options, deliver, application })
 }
