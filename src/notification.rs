@@ -7,6 +7,7 @@
 mod channel;
 mod event;
 mod json;
+mod let_go;
 mod measure;
 mod pattern;
 mod payload;
@@ -17,6 +18,7 @@ mod terms;
 pub use channel::{ChannelClass, ChannelName, ChannelNameError};
 pub use event::{EventName, EventNameError};
 pub use json::{escaped_len, write_string};
+pub use let_go::{LetGo, Unmet, Why};
 pub use measure::{Measure, encrypted_len};
 pub use pattern::{ChannelPattern, Part};
 pub use payload::{Changed, Draft, Payload, Render, minimal_may_exceed};
@@ -228,6 +230,8 @@ pub struct Handoff {
     pub notifications: Vec<Notification>,
     /// Tables that were emptied.
     pub resyncs: Vec<Resync>,
+    /// What nobody is told of, where that was asked for.
+    pub let_go: Vec<LetGo>,
     /// Everything at or below this position has been handed on.
     pub reached: Option<Position>,
 }

@@ -1,5 +1,7 @@
 //! `rowcast tail`: notifications as they would be sent.
 
+mod unseen;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process;
@@ -30,12 +32,20 @@ use crate::source::triggers::Reads;
 Examples:
   rowcast tail
   rowcast tail --json | jq .channels
+  rowcast tail --why                     why is nobody told of this row?
   rowcast tail --for 10m > /dev/null     how many messages a day will it be?
   rowcast tail --record changes.jsonl    to be told again by rowcast replay --recording")]
 pub(super) struct Args {
     /// Print one JSON object for each notification
     #[arg(long)]
     json: bool,
+    /// Show also what nobody is told of, and why
+    ///
+    /// One line for each change of a table that no rule takes, and for each rule that
+    /// lets a change go: because of `on`, `where`, `when`, `changed`, or of a NULL in
+    /// a channel. On stderr first: of what tables nothing is seen at all.
+    #[arg(long)]
+    why: bool,
     /// Stop after so long, and estimate how many messages `run` sends a day
     ///
     /// On stderr; with --json it is the last line. Notifications are printed
@@ -73,6 +83,9 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
         Some(path) => Some(recorder(path, rules::compile(&loaded)?)?),
         None => None,
     };
+    if args.why {
+        unseen::tell(&loaded.config.database).await?;
+    }
     let options = pipeline::Options {
         database: loaded.config.database.clone(),
         capture: capture(&loaded.config)?,
@@ -83,7 +96,7 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
         state: None,
         observer: Observer::default(),
         recorder: recorder.clone(),
-        explains: false,
+        explains: args.why,
     };
     pipeline::run(&options, &mut deliver, shutdown)
         .await

@@ -145,9 +145,7 @@ async fn print(
     let settled = owed.into_iter().map(|resync| resync.terms.rule.clone());
     progress.send_modify(|progress| progress.settled.extend(settled));
     while let Some(handoff) = handoffs.recv().await {
-        for notification in &handoff.notifications {
-            stdout.print(notification).map_err(Error::Stdout)?;
-        }
+        stdout.print_all(&handoff).map_err(Error::Stdout)?;
         for resync in &handoff.resyncs {
             stdout.print_resync(resync).map_err(Error::Stdout)?;
         }

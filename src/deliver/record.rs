@@ -2,7 +2,7 @@
 
 use serde::de::IgnoredAny;
 
-use crate::notification::{ChannelName, ChannelPattern, Notification, Resync};
+use crate::notification::{ChannelName, ChannelPattern, LetGo, Notification, Resync};
 
 /// Appends the notification as an object that is not closed yet, so that the
 /// caller can add fields. `id` and `data` stand in it exactly as they were made.
@@ -46,6 +46,22 @@ pub(super) fn write_resync(line: &mut Vec<u8>, resync: &Resync) {
     write_field(line, "action", "resync");
     write_field(line, "reason", reason.name());
     write_field(line, "count", count);
+    line.push(b'}');
+}
+
+/// Appends the change that nobody is told of as an object, with the option of the
+/// rule that let it go in `why`.
+pub(super) fn write_let_go(line: &mut Vec<u8>, let_go: &LetGo) {
+    let LetGo { at, table, id, action, rule, why, .. } = let_go;
+    line.extend_from_slice(b"{\"at\":");
+    write_json(line, &at.to_string());
+    write_field(line, "table", &table.to_string());
+    line.extend_from_slice(b",\"id\":");
+    write_raw(line, id);
+    write_field(line, "action", action.name());
+    write_field(line, "rule", rule);
+    write_field(line, "why", why.option());
+    write_field(line, "text", &why.to_string());
     line.push(b'}');
 }
 

@@ -92,8 +92,8 @@ impl Resend {
     pub fn handoffs(&self) -> Vec<Handoff> {
         let handoff = |(index, lines): (usize, &[Line])| Handoff {
             notifications: lines.iter().filter_map(|line| line.notification.clone()).collect(),
-            resyncs: Vec::new(),
             reached: Some(Position::new((index * LINES + lines.len()) as u64)),
+            ..Handoff::default()
         };
         self.lines.chunks(LINES).enumerate().map(handoff).collect()
     }

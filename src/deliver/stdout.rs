@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::change::Timestamp;
 use crate::coalesce::Moment;
-use crate::notification::{ChannelName, EventName, Handoff, Notification, Resync};
+use crate::notification::{ChannelName, EventName, Handoff, LetGo, Notification, Resync};
 
 use super::echo::echo_line;
 use super::record;
@@ -53,7 +53,29 @@ impl Stdout {
         self.tally.as_mut()?.estimate(Instant::now())
     }
 
-    pub(super) fn print(&mut self, notification: &Notification) -> io::Result<()> {
+    /// Its notifications, and what nobody is told of where it was let go.
+    pub(super) fn print_all(&mut self, handoff: &Handoff) -> io::Result<()> {
+        let mut let_go = handoff.let_go.iter().peekable();
+        for (place, notification) in handoff.notifications.iter().enumerate() {
+            while let Some(let_go) = let_go.next_if(|let_go| let_go.place <= place) {
+                self.print_let_go(let_go)?;
+            }
+            self.print(notification)?;
+        }
+        let_go.try_for_each(|let_go| self.print_let_go(let_go))
+    }
+
+    fn print_let_go(&mut self, let_go: &LetGo) -> io::Result<()> {
+        self.line.clear();
+        match self.format {
+            Format::Human => self.line.extend_from_slice(human_let_go(let_go).as_bytes()),
+            Format::Json => record::write_let_go(&mut self.line, let_go),
+        }
+        self.line.push(b'\n');
+        self.out.write_all(&self.line)
+    }
+
+    fn print(&mut self, notification: &Notification) -> io::Result<()> {
         self.line.clear();
         match self.format {
             Format::Human => self.line.extend_from_slice(human(notification).as_bytes()),
@@ -128,6 +150,14 @@ fn human_resync(resync: &Resync) -> String {
     )
 }
 
+fn human_let_go(let_go: &LetGo) -> String {
+    let LetGo { at, table, id, action, rule, why, .. } = let_go;
+    let time = time_of(*at);
+    let by = rule.as_ref().map(|rule| format!(" by rule {rule}")).unwrap_or_default();
+    let line = format!("{time}  {table} {id} {action}  not told{by}: {why}");
+    line.replace(char::is_control, "\u{fffd}")
+}
+
 /// Of the day.
 fn time_of(at: Timestamp) -> String {
     let at = at.to_string();
@@ -150,9 +180,14 @@ fn json(line: &mut Vec<u8>, notification: &Notification) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Seek};
+
     use super::*;
+    use crate::change::TableName;
     use crate::deliver::tests::notification;
-    use crate::notification::{ChannelClass, ChannelPattern, Part, Reason, Refusal, Terms};
+    use crate::notification::{
+        Action, ChannelClass, ChannelPattern, Part, Reason, Refusal, Terms, Why,
+    };
 
     #[test]
     fn a_notification_prints_on_one_line_for_people_and_for_programs() {
@@ -176,6 +211,47 @@ mod tests {
         assert_eq!(object["id"], 42);
         assert_eq!(object["data"]["id"], 42);
         assert_eq!(object["socket_id"], "12.34");
+    }
+
+    #[test]
+    fn what_nobody_is_told_of_stands_where_it_was_let_go() {
+        let let_go = |place: usize, rule: Option<&str>| LetGo {
+            place,
+            at: Timestamp::from_unix_micros(0),
+            table: TableName::new("public", "posts"),
+            id: "\"\u{9b}7\"".into(),
+            action: Action::Updated,
+            rule: rule.map(Into::into),
+            why: Why::NoRule,
+        };
+        let handoff = Handoff {
+            notifications: vec![notification("post", 1, &["a"]), notification("post", 2, &["a"])],
+            let_go: vec![let_go(1, Some("posts")), let_go(2, None)],
+            ..Handoff::default()
+        };
+        let printed = |format| {
+            let (mut file, mut text) = (tempfile::tempfile().expect("a file"), String::new());
+            let out = Box::new(file.try_clone().expect("the same file"));
+            Stdout::new(out, format).print_all(&handoff).expect("it is printed");
+            file.rewind().expect("a file");
+            file.read_to_string(&mut text).expect("it is text");
+            text.lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let human = printed(Format::Human);
+        assert_eq!(human.len(), 4);
+        assert_eq!(
+            human[1],
+            "00:00:00.000  public.posts \"\u{fffd}7\" updated  not told by rule posts: no rule \
+             takes the table"
+        );
+        assert!(human[3].contains("updated  not told: no rule takes the table"), "{}", human[3]);
+        let last: serde_json::Value =
+            serde_json::from_str(&printed(Format::Json)[3]).expect("JSON");
+        let expected = serde_json::json!({
+            "at": "1970-01-01T00:00:00.000000Z", "table": "public.posts", "id": "\u{9b}7",
+            "action": "updated", "rule": null, "why": "table", "text": "no rule takes the table",
+        });
+        assert_eq!(last, expected);
     }
 
     #[test]

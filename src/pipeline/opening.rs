@@ -56,6 +56,9 @@ impl Pipeline<'_> {
         let rules = &self.rules;
         let tenure = self.options.database.tenure();
         let mut router = Router::new(rules.clone());
+        if self.options.explains {
+            router = router.explaining();
+        }
         router.learn(relations);
         let lookups = Lookups::new(dsn.clone(), tenure, rules.lookups(), relations);
         let observer = self.options.observer.clone();

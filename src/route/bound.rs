@@ -21,8 +21,8 @@ use super::view::{Known, Names, Scope, Side, View};
 use super::{Oversize, SoftDelete};
 use crate::change::{Change, Operation, Parents, Relation, TableName};
 use crate::notification::{
-    Action, Changed, ChannelName, Measure, Notification, Payload, Refusal, Shape, Terms,
-    minimal_may_exceed, write_string,
+    Action, Changed, ChannelName, LetGo, Measure, Notification, Payload, Refusal, Shape, Terms,
+    Why, minimal_may_exceed, write_string,
 };
 
 #[derive(Debug)]
@@ -69,6 +69,13 @@ enum BoundSoftDelete {
     Column(usize),
     /// The rule names a column that the relation lacks.
     Unknown,
+}
+
+/// Whether a change is news to a rule whose `where` and `on` it meets.
+enum Passes<'a> {
+    Yes,
+    NotChanged,
+    NotWhen(&'a BoundExpression),
 }
 
 /// What all events of one announcement share, besides what `Scratch` holds.
@@ -201,10 +208,8 @@ impl BoundRule {
             since: None,
             side: Side::New,
             action: match change.operation {
-                Operation::Insert => Action::Created,
-                Operation::Update => Action::Updated,
-                Operation::Delete => Action::Deleted,
                 Operation::Read => self.read_as,
+                operation => plainly(operation),
             },
             names: &self.names,
             fixed: &self.fixed,
@@ -213,17 +218,35 @@ impl BoundRule {
         };
         let is_in_trouble = || kin.is_some_and(Kin::is_in_trouble);
         let membership = self.membership.as_ref();
-        if membership.is_some_and(BoundExpression::looks_up) && !self.may_concern(&view) {
+        if membership.is_some_and(BoundExpression::looks_up) && !self.may_concern(&view, scratch) {
             return;
         }
         let facts = self.facts(&view, membership);
         if is_in_trouble() {
             return;
         }
-        for told in decide(facts).into_iter().flatten() {
+        let decided = decide(facts);
+        if let ([None, None], Some(membership)) = (&decided, membership) {
+            let side = if facts.operation == Operation::Delete { Side::Old } else { Side::New };
+            let view = view.from(side);
+            self.let_go(&view, scratch, || Why::Where(membership.unmet(&view)));
+        }
+        for told in decided.into_iter().flatten() {
             let view = View { action: told.action, side: told.side, ..view };
-            if !self.on[told.action as usize] || !self.concerns(&view, facts) {
+            if !self.on[told.action as usize] {
+                self.let_go(&view, scratch, || self.only_on());
                 continue;
+            }
+            match self.passes(&view, facts) {
+                Passes::Yes => {}
+                Passes::NotChanged => {
+                    self.let_go(&view, scratch, || self.not_changed(&view));
+                    continue;
+                }
+                Passes::NotWhen(when) => {
+                    self.let_go(&view, scratch, || Why::When(when.unmet(&view)));
+                    continue;
+                }
             }
             if is_in_trouble() {
                 return;
@@ -268,7 +291,7 @@ impl BoundRule {
     }
 
     /// Whether `changed` and `when` let it pass.
-    fn concerns(&self, view: &View<'_>, facts: Facts) -> bool {
+    fn passes(&self, view: &View<'_>, facts: Facts) -> Passes<'_> {
         // A row that may just have become a member is news, whichever column
         // made it one.
         let sure_member = facts.was_member.is_some() && facts.is_member.is_some();
@@ -277,14 +300,50 @@ impl BoundRule {
         {
             let is_same = |column| view.change.column_changed(column) == Some(false);
             if columns.iter().all(|column| column.is_some_and(is_same)) {
-                return false;
+                return Passes::NotChanged;
             }
         }
-        self.when.as_ref().is_none_or(|condition| condition.holds(view) != Some(false))
+        match &self.when {
+            Some(when) if when.holds(view) == Some(false) => Passes::NotWhen(when),
+            Some(_) | None => Passes::Yes,
+        }
+    }
+
+    /// Notes why nobody is told, where that is asked for.
+    fn let_go(&self, view: &View<'_>, scratch: &mut Scratch, why: impl FnOnce() -> Why) {
+        let Some(noted) = &mut scratch.let_go else { return };
+        let mut id = String::new();
+        if self.write_id(view, &mut id).is_err() {
+            id.replace_range(.., "null");
+        }
+        let let_go = LetGo {
+            place: 0,
+            at: view.change.transaction.at,
+            table: self.names.table.clone(),
+            id: id.into(),
+            action: view.action,
+            rule: Some(self.name().clone()),
+            why: why(),
+        };
+        // What holds for both rows is said once.
+        if !noted.contains(&let_go) {
+            noted.push(let_go);
+        }
+    }
+
+    fn only_on(&self) -> Why {
+        Why::On(Action::ALL.into_iter().filter(|action| self.on[*action as usize]).collect())
+    }
+
+    fn not_changed(&self, view: &View<'_>) -> Why {
+        let name = |column: usize| view.change.relation.columns[column].name.clone();
+        let columns = self.changed.iter().flatten().flatten();
+        let changed = view.changed().map(|columns| columns.map(|it| name(it.into())).collect());
+        Why::Changed { columns: columns.map(|column| name(*column)).collect(), changed }
     }
 
     /// Whether the change may be news, whatever `where` says of it.
-    fn may_concern(&self, view: &View<'_>) -> bool {
+    fn may_concern(&self, view: &View<'_>, scratch: &mut Scratch) -> bool {
         let facts = self.facts(view, None);
         // What happened to a row that stays is known only by `where`.
         let stays = facts.operation == Operation::Update && !facts.key_changed;
@@ -293,7 +352,17 @@ impl BoundRule {
             self.when.as_ref().filter(|when| !(when.looks_up() || stays && when.tells_before()));
         decide(facts).into_iter().flatten().any(|told| {
             let view = View { action: told.action, side: told.side, ..*view };
-            on(told.action) && when.is_none_or(|condition| condition.holds(&view) != Some(false))
+            if !on(told.action) {
+                self.let_go(&view, scratch, || self.only_on());
+                return false;
+            }
+            match when {
+                Some(when) if when.holds(&view) == Some(false) => {
+                    self.let_go(&view, scratch, || Why::When(when.unmet(&view)));
+                    false
+                }
+                Some(_) | None => true,
+            }
         })
     }
 
@@ -328,35 +397,7 @@ impl BoundRule {
             BoundId::Template(template) => return template.json(view, out),
             BoundId::PrimaryKey(columns) => columns,
         };
-        let relation = &view.change.relation;
-        let write = |column: usize, out: &mut String| match view.value(Scope::Row, column) {
-            Known::Text(bytes) => {
-                write_json(out, relation.columns[column].kind, bytes, view.zone);
-                Ok(())
-            }
-            Known::Null => {
-                out.push_str("null");
-                Ok(())
-            }
-            Known::Unknown => {
-                let name = &relation.columns[column].name;
-                Err(Unrenderable(format!("the row does not carry {name}")))
-            }
-        };
-        match &**columns {
-            [] => Err(Unrenderable("the table has no primary key".to_owned())),
-            [column] => write(*column, out),
-            columns => {
-                for (index, column) in columns.iter().enumerate() {
-                    out.push(if index == 0 { '{' } else { ',' });
-                    write_string(out, &relation.columns[*column].name);
-                    out.push(':');
-                    write(*column, out)?;
-                }
-                out.push('}');
-                Ok(())
-            }
-        }
+        write_key(view, columns, out)
     }
 
     /// Leaves the id and the payload in `scratch`.
@@ -380,7 +421,11 @@ impl BoundRule {
             for channel in &self.channels {
                 match channel.add(&view, &mut scratch.text, &mut letter.channels) {
                     Rendered::Kept => {}
-                    Rendered::LeftOut => counts.null_channels += 1,
+                    Rendered::LeftOut => {
+                        counts.null_channels += 1;
+                        let template = || channel.template(view.change.relation);
+                        self.let_go(&view, scratch, || Why::Channels { template: template() });
+                    }
                     Rendered::Refused(reason) if letter.refused.contains(&reason) => {}
                     Rendered::Refused(reason) => letter.refused.push(reason),
                 }
@@ -517,6 +562,77 @@ impl BoundRule {
         }
         let bytes = self.measure.bytes(&notification.data());
         (bytes > limit).then_some(Refusal::Oversize { bytes, limit })
+    }
+}
+
+/// A change of a table that no rule takes.
+pub(super) fn untaken(change: &Change<'_>, options: &Options, place: usize) -> LetGo {
+    let relation = change.relation;
+    let names = Names { entity: "".into(), studly: "".into(), table: relation.table.clone() };
+    let view = View {
+        change,
+        since: None,
+        side: if change.operation == Operation::Delete { Side::Old } else { Side::New },
+        action: plainly(change.operation),
+        names: &names,
+        fixed: &[],
+        zone: &options.timezone,
+        kin: None,
+    };
+    let mut id = String::new();
+    if write_key(&view, &relation.primary_key, &mut id).is_err() {
+        id.replace_range(.., "null");
+    }
+    LetGo {
+        place,
+        at: change.transaction.at,
+        table: relation.table.clone(),
+        id: id.into(),
+        action: view.action,
+        rule: None,
+        why: Why::NoRule,
+    }
+}
+
+/// What the operation is to whoever knows nothing of the rows.
+fn plainly(operation: Operation) -> Action {
+    match operation {
+        Operation::Insert => Action::Created,
+        Operation::Update | Operation::Read => Action::Updated,
+        Operation::Delete => Action::Deleted,
+    }
+}
+
+/// The view's row's values of `columns`.
+fn write_key(view: &View<'_>, columns: &[usize], out: &mut String) -> Result<(), Unrenderable> {
+    let relation = &view.change.relation;
+    let write = |column: usize, out: &mut String| match view.value(Scope::Row, column) {
+        Known::Text(bytes) => {
+            write_json(out, relation.columns[column].kind, bytes, view.zone);
+            Ok(())
+        }
+        Known::Null => {
+            out.push_str("null");
+            Ok(())
+        }
+        Known::Unknown => {
+            let name = &relation.columns[column].name;
+            Err(Unrenderable(format!("the row does not carry {name}")))
+        }
+    };
+    match columns {
+        [] => Err(Unrenderable("the table has no primary key".to_owned())),
+        [column] => write(*column, out),
+        columns => {
+            for (index, column) in columns.iter().enumerate() {
+                out.push(if index == 0 { '{' } else { ',' });
+                write_string(out, &relation.columns[*column].name);
+                out.push(':');
+                write(*column, out)?;
+            }
+            out.push('}');
+            Ok(())
+        }
     }
 }
 

@@ -193,6 +193,18 @@ impl BoundChannel {
         Some(parts.collect())
     }
 
+    /// As the rule has it, near enough: `private-posts.{{ id }}`.
+    pub(super) fn template(&self, relation: &Relation) -> String {
+        let parts = self.template.parts.iter().map(|part| match part {
+            BoundPart::Text(text) => text.to_string(),
+            BoundPart::Column { index, .. } => {
+                format!("{{{{ {} }}}}", relation.columns[*index].name)
+            }
+            _ => "…".to_owned(),
+        });
+        parts.collect()
+    }
+
     /// Every name that it may make; `None` if it can make none.
     pub(super) fn pattern(&self) -> Option<ChannelPattern> {
         let class = *self.class.as_ref().ok()?;

@@ -12,6 +12,7 @@ use super::template::describe;
 use super::value::Numerics;
 use super::view::View;
 use crate::change::Relation;
+use crate::notification::Unmet;
 
 /// What came of an expression.
 #[derive(Debug)]
@@ -48,6 +49,7 @@ impl ParseExpressionError {
 /// A condition, or what stands between `{{` and `}}`.
 #[derive(Debug)]
 pub(super) struct Expression {
+    source: Box<str>,
     compiled: minijinja::Expression<'static, 'static>,
     numerics: Numerics,
     pub reads: Reads,
@@ -67,7 +69,7 @@ impl Expression {
         let compiled = ENGINE.compile_expression_owned(source.to_owned())?;
         check_names(source)?;
         let reads = Reads::of(compiled.undeclared_variables(true), source, vocabulary)?;
-        Ok(Expression { compiled, numerics: numerics(source), reads })
+        Ok(Expression { source: source.into(), compiled, numerics: numerics(source), reads })
     }
 }
 
@@ -102,6 +104,11 @@ impl BoundExpression {
             Outcome::Known(evaluated) => Some(evaluated.value.is_true()),
             Outcome::Unknown | Outcome::Failed(_) => None,
         }
+    }
+
+    /// The condition, which does not hold for the view.
+    pub(super) fn unmet(&self, view: &View<'_>) -> Unmet {
+        Unmet { condition: self.expression.source.clone(), values: self.reads.shown(view) }
     }
 
     fn run(&self, view: &View<'_>, numerics: Numerics) -> Outcome<Evaluated> {

@@ -11,10 +11,10 @@ use super::engine::FUNCTIONS;
 use super::kin::Found;
 use super::lex;
 use super::lookup::{LookupError, ParentColumn, Vocabulary};
-use super::value::{Numerics, to_engine};
+use super::value::{Numerics, to_engine, write_json};
 use super::variable::Variable;
 use super::view::{Known, Scope, View};
-use crate::change::Relation;
+use crate::change::{Kind, Relation};
 
 /// The columns that a template or condition reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -157,6 +157,50 @@ struct BoundRead {
 }
 
 impl BoundReads {
+    /// What is read, by name, as JSON that is cut short. What is not known is left
+    /// out.
+    pub(super) fn shown(&self, view: &View<'_>) -> Vec<(Box<str>, String)> {
+        const LONG: usize = 40;
+        let show = |name: String, value: Option<(Kind, &[u8])>| {
+            let mut json = String::new();
+            match value {
+                Some((kind, text)) => write_json(&mut json, kind, text, view.zone),
+                None => json.push_str("null"),
+            }
+            if let Some((at, _)) = json.char_indices().nth(LONG) {
+                json.truncate(at);
+                json.push('…');
+            }
+            (name.into_boxed_str(), json)
+        };
+        let of_row = self.columns.iter().filter_map(|read| {
+            let name = match read.scope {
+                Scope::Row => read.name.to_string(),
+                Scope::Old => format!("old.{}", read.name),
+                Scope::New => format!("new.{}", read.name),
+            };
+            let column = read.column?;
+            Some(match view.value(read.scope, column) {
+                Known::Null => show(name, None),
+                Known::Text(text) => {
+                    show(name, Some((view.change.relation.columns[column].kind, text)))
+                }
+                Known::Unknown => return None,
+            })
+        });
+        let of_parents = self.parents.iter().filter_map(|column| {
+            let kin = view.kin?;
+            let bound = &kin.lookups[column.lookup];
+            let name = format!("{}.{}", bound.name, bound.columns[column.column]);
+            match kin.find(view, column.lookup) {
+                Found::Row(row) => Some(show(name, kin.column(row, column.lookup, column.column))),
+                Found::Absent => Some(show(name, None)),
+                Found::Nameless(_) | Found::Trouble(_) => None,
+            }
+        });
+        of_row.chain(of_parents).collect()
+    }
+
     pub(super) fn context(&self, view: &View<'_>, numerics: Numerics) -> (Value, Sight) {
         let touched = Arc::new(Touched::default());
         let fields = |scope: Scope| -> Vec<(Arc<str>, Option<Value>)> {

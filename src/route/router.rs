@@ -1,12 +1,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::bound::BoundRule;
+use super::bound::{self, BoundRule};
 use super::{Broadcasts, Rules, Unsent, broadcast};
 use crate::change::{
     Broadcast, Change, Context, Missed, ParentKey, Parents, Relation, TableName, Transaction,
 };
-use crate::notification::{Handoff, Notification, Reason, Resync, Terms};
+use crate::notification::{Handoff, LetGo, Notification, Reason, Resync, Terms};
 
 /// The rules at work on one session's relations.
 #[derive(Debug)]
@@ -48,6 +48,17 @@ pub(super) struct Scratch {
     pub text: String,
     pub data: String,
     pub columns: Vec<u16>,
+    /// What the rule at work lets go; `None` unless anyone asks.
+    pub let_go: Option<Vec<LetGo>>,
+}
+
+impl Scratch {
+    /// What was let go stands after what is said until now.
+    fn hand_on_let_go(&mut self, out: &mut Handoff) {
+        let Some(noted) = &mut self.let_go else { return };
+        let place = out.notifications.len();
+        out.let_go.extend(noted.drain(..).map(|let_go| LetGo { place, ..let_go }));
+    }
 }
 
 /// What a router left out or cut short, since it was made.
@@ -68,6 +79,12 @@ impl Router {
             scratch: Scratch::default(),
             counts: Counts::default(),
         }
+    }
+
+    /// The same, which says too whom it does not tell, and why.
+    pub fn explaining(mut self) -> Router {
+        self.scratch.let_go = Some(Vec::new());
+        self
     }
 
     /// Takes the tables as the catalog has them at a session's start, so that
@@ -97,7 +114,12 @@ impl Router {
         out: &mut Handoff,
     ) -> Result<(), Renamed> {
         let Router { rules, tables, scratch, counts } = self;
-        for rule in &table_of(rules, tables, change.relation)?.rules {
+        let table = table_of(rules, tables, change.relation)?;
+        if table.rules.is_empty() && scratch.let_go.is_some() {
+            let place = out.notifications.len();
+            out.let_go.push(bound::untaken(change, &rules.options, place));
+        }
+        for rule in &table.rules {
             let Some(kin) = rule.kin(parents) else {
                 rule.announce(
                     change,
@@ -107,6 +129,7 @@ impl Router {
                     counts,
                     &mut out.notifications,
                 );
+                scratch.hand_on_let_go(out);
                 continue;
             };
             let (said, counted) = (out.notifications.len(), *counts);
@@ -118,7 +141,11 @@ impl Router {
                 counts,
                 &mut out.notifications,
             );
-            let Some(trouble) = kin.into_trouble() else { continue };
+            let Some(trouble) = kin.into_trouble() else {
+                scratch.hand_on_let_go(out);
+                continue;
+            };
+            scratch.let_go.as_mut().map(Vec::clear);
             out.notifications.truncate(said);
             *counts = counted;
             if trouble.missing.is_empty() {

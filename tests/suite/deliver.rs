@@ -51,7 +51,7 @@ fn post(id: u64, position: u64) -> Notification {
 
 fn handoff(notifications: Vec<Notification>) -> Handoff {
     let reached = notifications.last().map(|last| last.position);
-    Handoff { notifications, resyncs: Vec::new(), reached }
+    Handoff { notifications, reached, ..Handoff::default() }
 }
 
 fn number(accepted: &Accepted) -> u64 {

@@ -1,4 +1,7 @@
-//! `rowcast tail`: what it prints, and what it counts.
+//! `rowcast tail`: what it prints, what it counts, and what it writes down.
+
+mod record;
+mod why;
 
 use serde_json::{Value, json};
 

@@ -108,6 +108,7 @@ impl Catalog {
             unsent: Unsent::default(),
             // Nobody asks a command how it is.
             observer: Observer::default(),
+            recorder: None,
         }
     }
 

@@ -132,7 +132,7 @@ impl Throttle {
             let part = std::mem::replace(&mut handoff.notifications, rest);
             let reached = Some(before_all(&handoff));
             self.notifications += part.len() as u64;
-            let part = Handoff { notifications: part, resyncs: Vec::new(), reached };
+            let part = Handoff { notifications: part, reached, ..Handoff::default() };
             if to.send(part).await.is_err() {
                 return false;
             }

@@ -5,6 +5,7 @@ mod folds;
 mod hostile;
 mod lookups;
 mod rows;
+mod why;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

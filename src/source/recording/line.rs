@@ -31,6 +31,7 @@ pub(super) enum Line<'a> {
     Insert(Rows<'a>),
     Update(Rows<'a>),
     Delete(Rows<'a>),
+    Read(Rows<'a>),
     Truncate {
         relation: u32,
     },
@@ -106,7 +107,7 @@ pub enum Problem {
     NoTransaction,
     #[error("its position cannot come after those before it")]
     Position,
-    #[error("an {0} has no such rows")]
+    #[error("it is of {0}, which has no such rows")]
     Rows(&'static str),
 }
 

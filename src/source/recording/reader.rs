@@ -202,6 +202,7 @@ impl Recording {
             Line::Insert(rows) => self.change(Operation::Insert, rows, building)?,
             Line::Update(rows) => self.change(Operation::Update, rows, building)?,
             Line::Delete(rows) => self.change(Operation::Delete, rows, building)?,
+            Line::Read(rows) => self.change(Operation::Read, rows, building)?,
             Line::Truncate { relation } => {
                 let relation = self.relation(relation)?;
                 if let Some(transaction) = self.told()? {
@@ -288,12 +289,13 @@ impl Recording {
         let relation = self.relation(rows.relation)?;
         let Some(transaction) = self.told()? else { return Ok(()) };
         match (operation, &rows.old, &rows.new) {
-            (Operation::Insert, None, Some(_))
+            (Operation::Insert | Operation::Read, None, Some(_))
             | (Operation::Update, _, Some(_))
             | (Operation::Delete, Some(_), None) => {}
             (Operation::Insert, ..) => return Err(Problem::Rows("insert")),
-            (Operation::Update | Operation::Read, ..) => return Err(Problem::Rows("update")),
+            (Operation::Update, ..) => return Err(Problem::Rows("update")),
             (Operation::Delete, ..) => return Err(Problem::Rows("delete")),
+            (Operation::Read, ..) => return Err(Problem::Rows("read")),
         }
         let columns = |names: &[Cow<'_, str>]| -> Result<Vec<usize>, Problem> {
             names.iter().map(|name| column(&relation, name)).collect()

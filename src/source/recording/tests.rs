@@ -355,7 +355,7 @@ fn what_is_no_recording_says_what_is_wrong_and_where() {
         (
             format!("{head}{described}{begin}{{\"insert\":{{\"relation\":16385}}}}\n"),
             4,
-            "an insert has no such rows",
+            "it is of insert, which has no such rows",
         ),
         (
             format!(

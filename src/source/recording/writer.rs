@@ -179,8 +179,9 @@ impl Writer {
         let rows = rows(change, wanted);
         self.line(&match change.operation {
             Operation::Insert => Line::Insert(rows),
-            Operation::Update | Operation::Read => Line::Update(rows),
+            Operation::Update => Line::Update(rows),
             Operation::Delete => Line::Delete(rows),
+            Operation::Read => Line::Read(rows),
         })
     }
 
