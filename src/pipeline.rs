@@ -120,6 +120,15 @@ pub async fn run(
     deliver: &mut Deliver,
     shutdown: watch::Receiver<bool>,
 ) -> Result<End, Error> {
+    let supervising = Box::pin(supervise(options, deliver, shutdown));
+    options.observer.pulses().of("the pipeline", supervising).await
+}
+
+async fn supervise(
+    options: &Options,
+    deliver: &mut Deliver,
+    shutdown: watch::Receiver<bool>,
+) -> Result<End, Error> {
     let mut pipeline = Pipeline::new(options);
     let mut backoff = Backoff::up_to(RECONNECT_WITHIN);
     let mut last_failure = String::new();
@@ -161,6 +170,7 @@ pub async fn run(
                 }
             }
             Ok(Opened::SlotGone(gone)) => {
+                options.observer.is_broken("the slot is lost, and is being made again");
                 match pipeline.remake(gone, stopped(shutdown.clone())).await {
                     Ok(true) => continue,
                     Ok(false) => break,
@@ -322,8 +332,12 @@ impl Pipeline<'_> {
         let (confirmed_tx, confirmed_rx) = watch::channel(None);
         let (stop_tx, stop_rx) = watch::channel(false);
         let Open { session, connection, mut leader, routing, state, owed, parts, backlog } = *open;
-        let mut source = tokio::spawn(session.run(changes_tx, confirmed_rx, stop_rx));
-        let mut routing = tokio::spawn(routing.run(changes_rx, handoffs_tx));
+        let pulses = self.options.observer.pulses();
+        let reading =
+            pulses.clone().of("the source", session.run(changes_tx, confirmed_rx, stop_rx));
+        let mut source = tokio::spawn(reading);
+        let routing = pulses.of("routing", routing.run(changes_rx, handoffs_tx));
+        let mut routing = tokio::spawn(routing);
         let keeping = match self.options.state.clone().zip(state) {
             Some((file, state)) => {
                 let observer = self.options.observer.clone();

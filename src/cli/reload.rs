@@ -13,6 +13,7 @@ use super::{hint, rules};
 use crate::backoff::Backoff;
 use crate::chain;
 use crate::config::{self, Config, Loaded};
+use crate::observe::{Source, Standing, Systemd};
 use crate::pipeline;
 use crate::route::Rules;
 
@@ -27,6 +28,7 @@ pub(super) struct Reload {
     pub(super) warnings: Vec<String>,
     pub(super) options: Arc<pipeline::Options>,
     pub(super) rules_tx: watch::Sender<Arc<Rules>>,
+    pub(super) systemd: Option<Systemd>,
 }
 
 impl Reload {
@@ -44,6 +46,11 @@ impl Reload {
     }
 
     async fn reload(&mut self) {
+        // Until then it may still fail to start.
+        let mut standing = self.options.observer.standing();
+        let has_begun = |it: &Standing| !matches!(it.source, Source::Starting { .. });
+        let _observed = standing.wait_for(has_begun).await.map(drop);
+        self.tell(Systemd::reloads);
         match self.try_reload().await {
             Ok(None) => tracing::info!("the rules in the file are those in use: nothing changes"),
             Ok(Some(count)) => tracing::info!(count, "the rules are reloaded"),
@@ -54,6 +61,13 @@ impl Reload {
                     "the rules are not reloaded, and those in use stay: {text}"
                 );
             }
+        }
+        self.tell(Systemd::reloaded);
+    }
+
+    fn tell(&self, what: impl FnOnce(&Systemd)) {
+        if let Some(systemd) = &self.systemd {
+            what(systemd);
         }
     }
 
@@ -102,6 +116,8 @@ impl Reload {
                              those in use stay until then"
                         );
                         is_told = true;
+                        // Nobody is to wait for that.
+                        self.tell(Systemd::reloaded);
                     }
                     sleep(backoff.next()).await;
                 }
@@ -114,6 +130,7 @@ impl Reload {
 /// Sections besides the rules that are not as they were.
 fn others(used: &Config, read: &Config) -> impl Iterator<Item = &'static str> {
     let sections = [
+        ("laravel", used.laravel != read.laravel),
         ("database", used.database != read.database),
         ("pusher", used.pusher != read.pusher),
         ("limits", used.limits != read.limits),

@@ -12,7 +12,7 @@ use super::signal::{self, Hangups};
 use super::{Global, admin, rules};
 use crate::config::{Config, Loaded};
 use crate::deliver::{ByteSize, Deliver, RejectedFile, Sink, pusher};
-use crate::observe::Observer;
+use crate::observe::{Observer, Systemd};
 use crate::pipeline::{self, Capture, End, Rulebook, Slot, Triggers, Wal};
 use crate::postgres::{self, Target};
 use crate::source::triggers::Reads;
@@ -48,7 +48,8 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
     let (rules_tx, rulebook) = Rulebook::new(rules::compile(&loaded)?);
     let folder = state_dir(&loaded)?;
     let state = StateFile::open(folder, &state_name(&loaded.config.database)?)?;
-    let observer = Observer::default();
+    let systemd = Systemd::from_env();
+    let observer = Observer::with(systemd.map(|it| it.pulses()).unwrap_or_default());
     let mut deliver = Deliver::new(sink(&loaded, folder)?, &loaded.config.limits, observer.clone());
     let options = Arc::new(pipeline::Options {
         database: loaded.config.database.clone(),
@@ -72,12 +73,17 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
                 warnings: loaded.warnings.clone(),
                 options: options.clone(),
                 rules_tx,
+                systemd,
             };
             tokio::spawn(reload.run(hangups));
             signal::daemon_shutdown()?
         }
         None => signal::shutdown()?,
     };
+    if let Some(systemd) = systemd {
+        let (standing, pulses) = (options.observer.standing(), options.observer.pulses());
+        tokio::spawn(systemd.run(standing, pulses, shutdown.clone(), options.grace));
+    }
     let end = pipeline::run(&options, &mut deliver, shutdown)
         .await
         .map_err(|error| rules::explain(error, &loaded))?;

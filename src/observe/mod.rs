@@ -2,14 +2,16 @@
 //! has counted.
 //!
 //! Stages tell an [`Observer`]. [`http`] answers whoever asks, and never waits for a
-//! stage.
+//! stage; systemd is told unasked.
 
 pub mod http;
 pub mod log;
 mod metrics;
+mod pulse;
 mod socket;
 mod standing;
 mod status;
+mod systemd;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,14 +19,17 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 pub use metrics::{Changes, Metrics, Outcome, Pending, Request, Shortfalls};
+pub use pulse::Pulses;
 pub use standing::{Backlog, Endpoint, Owed, Source, Standing};
 pub use status::{About, BacklogStatus, EndpointStatus, OwedStatus, SourceStatus, Status};
+pub use systemd::Systemd;
 
 /// To whom the stages tell how they are. All clones are one.
 #[derive(Clone, Debug)]
 pub struct Observer {
     standing: Arc<watch::Sender<Standing>>,
     metrics: Arc<Metrics>,
+    pulses: Pulses,
 }
 
 impl Default for Observer {
@@ -33,11 +38,21 @@ impl Default for Observer {
         Observer {
             standing: Arc::new(watch::Sender::new(starting)),
             metrics: Arc::new(Metrics::new()),
+            pulses: Pulses::default(),
         }
     }
 }
 
 impl Observer {
+    /// Whose stages give these signs of life.
+    pub fn with(pulses: Pulses) -> Observer {
+        Observer { pulses, ..Observer::default() }
+    }
+
+    pub fn pulses(&self) -> Pulses {
+        self.pulses.clone()
+    }
+
     pub fn streams(&self) {
         self.tell(|standing| standing.source = Source::Streaming { since: Instant::now() });
     }

@@ -33,6 +33,7 @@ mod readme;
 mod reload;
 mod replay;
 mod run_triggers;
+mod service;
 mod setup;
 mod setup_command;
 mod setup_triggers;
