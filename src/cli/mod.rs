@@ -8,6 +8,7 @@ mod admin;
 mod completions;
 mod demo;
 mod doctor;
+mod init;
 mod man;
 mod reload;
 mod replay;
@@ -98,6 +99,7 @@ enum LogFormat {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
+    Init(init::Args),
     Setup(setup::Args),
     Teardown(teardown::Args),
     Status(status::Args),
@@ -128,6 +130,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let Cli { global, command } = cli;
     match command {
         Command::Run(args) => run::run(args, &global).await,
+        Command::Init(args) => init::run(args, &global).await,
         Command::Setup(args) => setup::run(args, &global).await,
         Command::Teardown(args) => teardown::run(args, &global).await,
         Command::Status(args) => status::run(args, &global).await,
@@ -182,7 +185,8 @@ impl Command {
     fn is_daemon(&self) -> bool {
         match self {
             Command::Run(_) => true,
-            Command::Setup(_)
+            Command::Init(_)
+            | Command::Setup(_)
             | Command::Teardown(_)
             | Command::Status(_)
             | Command::Tail(_)

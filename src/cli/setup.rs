@@ -44,6 +44,10 @@ pub(super) struct Args {
     /// Log in with this instead of [database] url: the owner of the tables
     #[arg(long, value_name = "DSN")]
     url: Option<Dsn>,
+    /// Log in as the Laravel application does, by the .env of [laravel] root: it
+    /// usually owns the tables
+    #[arg(long, conflicts_with = "url")]
+    laravel: bool,
     /// Change replica identities where rules need more of old rows; triggers
     /// need nothing of them
     #[arg(long)]
@@ -81,8 +85,11 @@ fn needs(
     Ok(needs_of(&rules.tables(&relations)))
 }
 
-pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
+pub(super) async fn run(mut args: Args, global: &Global) -> anyhow::Result<()> {
     let loaded = global.load_config()?;
+    if args.laravel {
+        args.url = Some(loaded.application_dsn(&|name| std::env::var(name).ok())?);
+    }
     let rules = rules::compile(&loaded)?;
     let config = &loaded.config;
     let failover = config.run.failover;

@@ -194,7 +194,8 @@ impl<'e> Application<'e> {
     }
 
     fn is_postgres(&self) -> Result<(), Problem> {
-        let fix = "if the tables are in Postgres all the same, write its url under [database]";
+        let fix = "if the tables are in Postgres all the same, name it: url under [database], or \
+                   rowcast init --url";
         if let Some(connection) = self.value(&["DB_CONNECTION"]).filter(|it| it.text != "pgsql") {
             let message = format!(
                 "DB_CONNECTION is {:?}, and rowcast reads Postgres only, which Laravel calls pgsql",

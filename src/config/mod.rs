@@ -18,6 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::chain;
+use crate::postgres::Dsn;
 use crate::{deliver, postgres, route};
 
 use document::Document;
@@ -72,6 +73,12 @@ pub enum Error {
 impl From<Report> for Error {
     fn from(report: Report) -> Error {
         Error::Invalid(report)
+    }
+}
+
+impl From<Vec<Problem>> for Error {
+    fn from(problems: Vec<Problem>) -> Error {
+        Error::Invalid(Report::new(problems))
     }
 }
 
@@ -173,6 +180,22 @@ impl Loaded {
         let message = format!("`{option}`: {}", chain::line(error));
         let span = entry.map_or(0..0, |entry| entry.key.clone());
         Error::Invalid(Report::new(vec![Problem::new(message).at(&self.source, span)]))
+    }
+
+    /// As whom the application of `[laravel]` logs in to its database.
+    ///
+    /// # Errors
+    /// If the file names no application, or that one no Postgres.
+    pub fn application_dsn(&self, env: &dyn Fn(&str) -> Option<String>) -> Result<Dsn, Error> {
+        let Some(root) = &self.config.laravel.root else {
+            let problem = Problem::new("no application is named whose .env says how to log in")
+                .at(&self.source, 0..0)
+                .fix("[laravel]\nroot = \"/var/www/shop\"".to_owned());
+            return Err(vec![problem].into());
+        };
+        let application = Application::read(root, env).map_err(|problem| vec![problem])?;
+        let dsn = application.database()?;
+        Ok(Dsn::try_from(&dsn).expect("it was checked as it was read"))
     }
 
     fn rule_entry(&self, rule_index: usize, option: &str) -> Option<&locate::Entry> {

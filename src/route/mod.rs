@@ -47,9 +47,11 @@ pub use broadcast::{Broadcasts, BroadcastsError, Config as BroadcastConfig, Unse
 pub use config::{
     Config, Data, Lookup, OneOrMany, Oversize, Preset, Resync, ResyncForm, SoftDelete,
 };
+pub use names::{entity as entity_of, studly};
 pub use needs::TableNeeds;
 pub use pattern::{ParsePatternError, TablePattern};
 pub use problem::{Problem, Severity};
 pub use replay::{Skipped, Why};
 pub use router::{Counts, Renamed, Router};
 pub use rule::{Options, Rules};
+pub use secrets::looks_secret;

@@ -4,14 +4,14 @@ use super::singular::singular;
 
 /// `order_statuses` is `order_status`: only the last word is made singular,
 /// since Eloquent makes only that one plural.
-pub(super) fn entity(table: &str) -> String {
+pub fn entity(table: &str) -> String {
     let start = table.rfind(['_', '-', ' ']).map_or(0, |separator| separator + 1);
     let (head, last) = table.split_at(start);
     format!("{head}{}", singular(last))
 }
 
 /// `order_status` is `OrderStatus`.
-pub(super) fn studly(entity: &str) -> String {
+pub fn studly(entity: &str) -> String {
     let mut studly = String::with_capacity(entity.len());
     for word in entity.split(['_', '-', ' ']) {
         let mut characters = word.chars();

@@ -70,7 +70,8 @@ impl Check<'_> {
     }
 }
 
-pub(super) fn looks_secret(column: &str) -> bool {
+/// Whether nobody should read such a column's values, by its name.
+pub fn looks_secret(column: &str) -> bool {
     let name = column.to_ascii_lowercase();
     SECRETS.iter().any(|part| name.contains(part))
         || name.split('_').any(|word| SECRET_WORDS.iter().any(|start| word.starts_with(start)))

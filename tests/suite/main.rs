@@ -19,6 +19,7 @@ mod faults;
 mod harness;
 mod harness_itself;
 mod imports;
+mod init;
 mod lookups;
 mod main_job;
 #[expect(unreachable_pub, reason = "the bench reaches it")]
