@@ -5,6 +5,7 @@ mod database;
 mod process;
 mod words;
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -55,13 +56,13 @@ enum Verdict {
     Unknown,
 }
 
-#[expect(clippy::print_stdout, reason = "the command's result")]
 pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
     let loaded = global.load_config()?;
     let status = Status::read(&loaded.config).await?;
+    let mut stdout = io::stdout().lock();
     match args.json {
-        true => println!("{}", status.json()),
-        false => print!("{status}"),
+        true => writeln!(stdout, "{}", status.json())?,
+        false => write!(stdout, "{status}")?,
     }
     match status.verdict() {
         Verdict::Working | Verdict::StandingBy => Ok(()),

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::client::{App, MAX_ANSWER_BYTES, PROBE, Response};
+use super::client::{App, MAX_ANSWER_BYTES, PROBE};
 use super::signature::Method;
 use super::{Client, Problem};
 
@@ -75,12 +75,15 @@ impl Client {
             }
         }
         let capacity = self.app().packer.capacity;
-        let sends_batches = known.is_ok() && capacity.batch_events > 0;
-        let batch = if sends_batches { Some(self.empty_batch(0).await) } else { None };
-        let largest = match batch {
-            Some(Ok(())) => Some(self.empty_batch(capacity.body_bytes).await),
-            _ => None,
-        };
+        let (mut batch, mut largest) = (None, None);
+        if known.is_ok() && capacity.batch_events > 0 {
+            let small = self.empty_batch(0).await;
+            if is_read(&small) {
+                let large = self.empty_batch(capacity.body_bytes).await;
+                largest = Some(if is_the_same(&small, &large) { Ok(()) } else { large });
+            }
+            batch = Some(if is_read(&small) { Ok(()) } else { small });
+        }
         Examination { known, skew_seconds, trials, batch, largest }
     }
 
@@ -144,17 +147,21 @@ impl Client {
         let padding = bytes.saturating_sub(body.len() + 1);
         body.extend(std::iter::repeat_n(' ', padding));
         body.push('}');
-        let response = self.batch(Bytes::from(body)).await?;
-        match response.answer().check() {
-            // There are servers that ask for at least one event; they have read it.
-            Err(Problem::Answered { code: 400 | 422, .. }) => Ok(()),
-            result => result,
-        }
+        let sent = self.send(Method::Post, "batch_events", &[], Bytes::from(body)).await?;
+        self.read(sent, MAX_ANSWER_BYTES).await?.answer().check()
     }
+}
 
-    async fn batch(&self, body: Bytes) -> Result<Response, Problem> {
-        let sent = self.send(Method::Post, "batch_events", &[], body).await?;
-        self.read(sent, MAX_ANSWER_BYTES).await
+/// There are servers that ask for at least one event: they have read the request.
+fn is_read(batch: &Result<(), Problem>) -> bool {
+    matches!(batch, Ok(()) | Err(Problem::Answered { code: 400 | 422, .. }))
+}
+
+fn is_the_same(one: &Result<(), Problem>, other: &Result<(), Problem>) -> bool {
+    match (one, other) {
+        (Ok(()), Ok(())) => true,
+        (Err(one), Err(other)) => one.to_string() == other.to_string(),
+        _ => false,
     }
 }
 

@@ -49,7 +49,13 @@ fn fix(problem: &Problem, examination: &Examination, config: &Config) -> Option<
                           server's"
                         .to_owned(),
                 ),
-                (_, false, true) => Some("`secret` in [pusher] is not that of the app".to_owned()),
+                (true, false, true) => Some(
+                    "`app_id` in [pusher] is not that of `key`, or `secret` is not the app's"
+                        .to_owned(),
+                ),
+                (false, false, true) => {
+                    Some("`secret` in [pusher] is not that of the app".to_owned())
+                }
                 (false, true, false) => Some("`key` in [pusher] is not that of the app".to_owned()),
                 (false, true, true) => {
                     Some("`secret` in [pusher], or `key`, is not that of the app".to_owned())
@@ -122,8 +128,8 @@ mod tests {
         use Change::{AppId, Key, NoQuery, Secret};
 
         for (server, code, same, fix) in [
-            ("Sockudo, another secret", 401, &[AppId, Secret][..], "`secret` in [pusher] is not"),
-            ("Sockudo, another app id", 401, &[AppId], "`app_id` in [pusher] is not that of `key`"),
+            ("Sockudo, another secret", 401, &[Secret][..], "`secret` in [pusher] is not"),
+            ("Sockudo, another app id", 401, &[AppId, Secret], "`app_id` in [pusher] is not that"),
             ("Sockudo, another key", 404, &[AppId, Key, Secret], "`app_id` or `key` in [pusher]"),
             ("Reverb, another app", 404, &[AppId, Key, Secret, NoQuery], "`app_id` or `key`"),
             ("Soketi, another secret", 401, &[Key, Secret], "`secret` in [pusher], or `key`"),
