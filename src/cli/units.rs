@@ -37,9 +37,10 @@ impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0.as_secs();
         match seconds {
-            0 if self.0.is_zero() => f.write_str("0 s"),
-            0..10 => write!(f, "{seconds}.{} s", self.0.subsec_millis() / 100),
-            10..120 => write!(f, "{seconds} s"),
+            0..10 if self.0.subsec_millis() >= 100 => {
+                write!(f, "{seconds}.{} s", self.0.subsec_millis() / 100)
+            }
+            0..120 => write!(f, "{seconds} s"),
             120..7200 => write!(f, "{} min", seconds / 60),
             7200..172_800 => write!(f, "{} h", seconds / 3600),
             _ => write!(f, "{} days", seconds / 86_400),

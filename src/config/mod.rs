@@ -97,7 +97,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded,
     let application = document.application(env)?;
     let of_application = |name: &str| application.as_ref()?.get(name);
     document.complete(&|name| env(name).or_else(|| of_application(name)), application.as_ref())?;
-    if let Some(folder) = run::default_state_dir(env) {
+    if let Some(folder) = run::default_state_dir(path, env) {
         document.default("run", "state_dir", folder.display().to_string());
     }
     let laravel = document.section("laravel");

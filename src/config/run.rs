@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -116,18 +116,30 @@ fn ten_seconds() -> Duration {
     Duration::from_secs(10)
 }
 
-/// The folder that systemd made for the service, else the user's own. `None`
-/// where there is neither.
-pub(super) fn default_state_dir(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+/// The folder that systemd made for the service, also for who asks about it from
+/// outside; else the user's own. `None` where there is neither.
+pub(super) fn default_state_dir(
+    config: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Option<PathBuf> {
     let env = |name| env(name).filter(|value| !value.is_empty());
     if let Some(folders) = env("STATE_DIRECTORY") {
         // Several state folders of one service are separated by colons.
         return folders.split(':').next().map(PathBuf::from);
     }
+    if let Some(folder) = of_service(config).filter(|folder| folder.is_dir()) {
+        return Some(folder);
+    }
     if let Some(folder) = env("XDG_STATE_HOME") {
         return Some(PathBuf::from(folder).join("rowcast"));
     }
     env("HOME").map(|home| PathBuf::from(home).join(".local/state/rowcast"))
+}
+
+/// As packaging/rowcast@.service has it.
+fn of_service(config: &Path) -> Option<PathBuf> {
+    let name = config.strip_prefix("/etc/rowcast").ok()?.to_str()?.strip_suffix(".toml")?;
+    (!name.contains('/')).then(|| Path::new("/var/lib/rowcast").join(name))
 }
 
 #[cfg(test)]
@@ -137,7 +149,7 @@ mod tests {
     #[test]
     fn the_state_folder_is_systemds_else_the_users() {
         let folder = |set: &[(&str, &str)]| {
-            default_state_dir(&|name| {
+            default_state_dir(Path::new("rowcast.toml"), &|name| {
                 set.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
             })
         };
@@ -150,6 +162,15 @@ mod tests {
             Some("/h/.local/state/rowcast".into())
         );
         assert_eq!(folder(&[]), None);
+    }
+
+    #[test]
+    fn the_services_folder_is_named_as_its_configuration() {
+        let folder = |config: &str| of_service(Path::new(config));
+        assert_eq!(folder("/etc/rowcast/shop.toml"), Some("/var/lib/rowcast/shop".into()));
+        assert_eq!(folder("/etc/rowcast/a/b.toml"), None);
+        assert_eq!(folder("/etc/rowcast/shop"), None);
+        assert_eq!(folder("shop.toml"), None);
     }
 
     fn run(options: &str) -> Result<Run, toml::de::Error> {

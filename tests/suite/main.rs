@@ -14,6 +14,7 @@ mod contract;
 mod deliver;
 mod demo;
 mod doctor;
+mod doctor_endpoint;
 mod faults;
 #[expect(unreachable_pub, reason = "nothing of a test binary can be reached from outside")]
 mod harness;

@@ -1,10 +1,16 @@
 //! `rowcast status`: what it says with and without a process, with and without Postgres.
 
+use rowcast::deliver::pusher::Server;
 use serde_json::Value;
 
 use crate::harness::{
-    capture::Capture, cluster::Version, database::Database, process::Process, rowcast::Rowcast,
-    wait::SOON,
+    capture::Capture,
+    cluster::Version,
+    database::Database,
+    endpoint::{Endpoint, Fault},
+    process::Process,
+    rowcast::Rowcast,
+    wait::{SOON, eventually},
 };
 
 const REST: &str = "[pusher]\nurl = 'http://127.0.0.1:9'\napp_id = '1'\nkey = 'k'\nsecret = 's'\n\
@@ -66,4 +72,56 @@ async fn without_postgres_it_says_so_with_what_to_do() {
     assert!(text.contains("Connection refused"), "{text}");
     let (_, json) = json(&rowcast).await;
     assert!(json["database_problem"].is_string() && json["database"].is_null(), "{json}");
+}
+
+#[tokio::test]
+async fn a_process_is_asked_how_it_stands_and_one_that_stands_by_is_well() {
+    for capture in [Capture::Wal, Capture::Triggers] {
+        let database = Database::on(Version::DEFAULT).await;
+        let rowcast = set_up(&database, capture).await;
+        let endpoint = Endpoint::start(Server::Any).await;
+        let config = std::fs::read_to_string(rowcast.folder().join("rowcast.toml")).unwrap();
+        let (before, after) = config.split_once("[pusher]").expect("it has one");
+        let (_, after) = after.split_once("[run]").expect("it has one");
+        let config = format!("{before}[pusher]\n{}[run]{after}", endpoint.toml());
+        rowcast.configure(&config);
+        let run = rowcast.start(&["run"]);
+        run.stderr.wait_for(SOON, "streaming changes").await;
+        database.psql("insert into posts values (1)").await;
+        database.delivered(capture).await;
+        let (code, printed) = status(&rowcast, &[]).await;
+        let text = printed.stdout.all().join("\n");
+        assert_eq!(code, 0, "{text}");
+        let pid = format!("pid {}, version ", run.pid());
+        for said in [
+            "process    working: streaming",
+            &pid,
+            "endpoint   accepts what is sent",
+            "delivered  the last notification ",
+            "pending    nothing",
+            "read by backend ",
+        ] {
+            assert!(text.contains(said), "{said:?} is not in\n{text}");
+        }
+        if capture == Capture::Triggers {
+            continue;
+        }
+
+        let second = Rowcast::new(&config);
+        let waiting = second.start(&["run"]);
+        waiting.stderr.wait_for(SOON, "waiting until it is").await;
+        let (code, told) = json(&second).await;
+        assert_eq!((code, &told["verdict"]), (0, &Value::from("standing_by")), "{told}");
+
+        endpoint.choose(|_| Some(Fault::status(401)));
+        endpoint.probe_fault(Fault::status(401));
+        database.psql("insert into posts values (2)").await;
+        let told = eventually(SOON, "it does not work", async || {
+            let (code, told) = json(&rowcast).await;
+            (code == 1).then_some(told)
+        })
+        .await;
+        assert_eq!(told["verdict"], "not_working", "{told}");
+        assert_eq!(told["process"]["endpoint"]["state"], "stopped", "{told}");
+    }
 }

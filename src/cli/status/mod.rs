@@ -10,10 +10,9 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::Global;
-use super::run::state_name;
+use super::{Global, admin};
 use crate::chain;
-use crate::config::Config;
+use crate::config::Loaded;
 use crate::postgres::SlotName;
 
 use database::Database;
@@ -58,7 +57,7 @@ enum Verdict {
 
 pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
     let loaded = global.load_config()?;
-    let status = Status::read(&loaded.config).await?;
+    let status = Status::read(&loaded).await?;
     let mut stdout = io::stdout().lock();
     match args.json {
         true => writeln!(stdout, "{}", status.json())?,
@@ -73,19 +72,18 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
 }
 
 impl Status {
-    async fn read(config: &Config) -> anyhow::Result<Status> {
-        let name = state_name(&config.database)?;
-        let socket = config.run.state_dir.join(format!("{name}.sock"));
+    async fn read(loaded: &Loaded) -> anyhow::Result<Status> {
+        let config = &loaded.config;
+        let socket = admin::socket(loaded)?;
         let (process, database) = tokio::join!(process::ask(&socket), database::look(config));
         Ok(Status { slot: config.database.slot.clone(), socket, process, database })
     }
 
     fn verdict(&self) -> Verdict {
         match &self.process {
-            Asked::Answered(process) if process.is_refused() => Verdict::NotWorking,
-            Asked::Answered(process) if process.streams() => Verdict::Working,
-            Asked::Answered(process) if process.stands_by() => Verdict::StandingBy,
-            Asked::Answered(_) => Verdict::NotWorking,
+            Asked::Answered(process, _) if !process.ready => Verdict::NotWorking,
+            Asked::Answered(process, _) if process.source.holder.is_some() => Verdict::StandingBy,
+            Asked::Answered(..) => Verdict::Working,
             Asked::NotRunning => Verdict::NotRunning,
             Asked::Failed(_) => Verdict::Unknown,
         }
@@ -93,7 +91,7 @@ impl Status {
 
     fn json(&self) -> Value {
         let (process, process_problem) = match &self.process {
-            Asked::Answered(process) => (Some(&process.told), None),
+            Asked::Answered(_, told) => (Some(told), None),
             Asked::NotRunning => (None, None),
             Asked::Failed(error) => (None, Some(chain::line(error.as_ref()))),
         };

@@ -1,7 +1,7 @@
 //! What the running process says of itself, at its socket in the state folder.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -16,6 +16,8 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use crate::observe::Status;
+
 /// It answers from what it knows already.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
@@ -23,69 +25,11 @@ const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 /// What became of the question.
 #[derive(Debug)]
 pub(super) enum Asked {
-    Answered(Box<Process>),
+    /// How it stands, and its own JSON, which a newer one may say more in.
+    Answered(Box<Status>, Value),
     /// Nothing listens there.
     NotRunning,
     Failed(anyhow::Error),
-}
-
-/// A process, as it sees itself. What another version does not tell is left at
-/// its default.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Process {
-    pub version: String,
-    pub pid: u32,
-    pub config: Option<PathBuf>,
-    /// Since it was started.
-    pub since_s: f64,
-    pub words: String,
-    pub source: State,
-    pub endpoint: State,
-    pub lag_seconds: Option<f64>,
-    pub last_accepted_s: Option<f64>,
-    pub pending: u64,
-    pub pending_bytes: u64,
-    pub in_flight: u64,
-    pub owed: Vec<Owed>,
-    pub rejected_total: u64,
-    pub rejected_file: Option<PathBuf>,
-    pub resyncs_total: u64,
-    /// The answer itself.
-    #[serde(skip)]
-    pub told: Value,
-}
-
-/// How one side of it stands.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct State {
-    pub state: String,
-    pub for_s: Option<f64>,
-    pub problem: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Owed {
-    pub rule: String,
-    pub reason: String,
-}
-
-impl Process {
-    pub(super) fn streams(&self) -> bool {
-        self.source.state == "streaming"
-    }
-
-    /// Another one does the work, and this one is there to take over.
-    pub(super) fn stands_by(&self) -> bool {
-        self.source.state == "waiting"
-    }
-
-    /// The endpoint takes nothing until somebody changes something.
-    pub(super) fn is_refused(&self) -> bool {
-        self.endpoint.state == "stopped"
-    }
 }
 
 pub(super) async fn ask(socket: &Path) -> Asked {
@@ -110,12 +54,12 @@ pub(super) async fn ask(socket: &Path) -> Asked {
         Err(anyhow::anyhow!("it gives no answer within {} s", ANSWER_WITHIN.as_secs()))
     });
     match answer.with_context(|| format!("at {}", socket.display())) {
-        Ok(process) => Asked::Answered(Box::new(process)),
+        Ok((status, told)) => Asked::Answered(Box::new(status), told),
         Err(error) => Asked::Failed(error),
     }
 }
 
-async fn answer(stream: UnixStream) -> anyhow::Result<Process> {
+async fn answer(stream: UnixStream) -> anyhow::Result<(Status, Value)> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let request = Request::get("/status").header(HOST, "rowcast").body(Empty::<Bytes>::new())?;
     let asking = async {
@@ -137,8 +81,8 @@ async fn answer(stream: UnixStream) -> anyhow::Result<Process> {
     }
 }
 
-fn read(body: &[u8]) -> anyhow::Result<Process> {
+fn read(body: &[u8]) -> anyhow::Result<(Status, Value)> {
     let told: Value = serde_json::from_slice(body).context("its answer is no JSON")?;
-    let process = Process::deserialize(&told).context("its answer is not understood")?;
-    Ok(Process { told, ..process })
+    let status = Status::deserialize(&told).context("its answer is not understood")?;
+    Ok((status, told))
 }

@@ -1,15 +1,17 @@
 //! The same for people: a line for each thing that one asks for.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::database::{Database, Triggers, Wal};
-use super::process::{Asked, Process, State};
+use super::process::Asked;
 use super::{Status, Verdict};
 use crate::chain;
 use crate::cli::hint;
 use crate::cli::units::{Bytes, Span};
+use crate::observe::{self, EndpointStatus};
 use crate::postgres::slot::Slot;
 
 /// Of the words before a line.
@@ -19,7 +21,7 @@ impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut lines = Lines::default();
         match &self.process {
-            Asked::Answered(process) => lines.process(process, self.verdict()),
+            Asked::Answered(process, _) => lines.process(process, self.verdict()),
             Asked::NotRunning => {
                 let at = self.socket.display();
                 lines.add("process", format!("none: nothing listens at {at}"));
@@ -32,7 +34,7 @@ impl fmt::Display for Status {
         match &self.database {
             Ok(Database::Wal(wal)) => {
                 let lag = match &self.process {
-                    Asked::Answered(process) => process.lag_seconds,
+                    Asked::Answered(process, _) => process.lag_seconds,
                     Asked::NotRunning | Asked::Failed(_) => None,
                 };
                 lines.wal(self.slot.as_str(), wal, lag);
@@ -60,19 +62,17 @@ impl Lines {
         }
     }
 
-    fn process(&mut self, process: &Process, verdict: Verdict) {
+    fn process(&mut self, process: &observe::Status, verdict: Verdict) {
         let verdict = match verdict {
             Verdict::Working => "working",
             Verdict::StandingBy => "standing by",
             Verdict::NotWorking | Verdict::NotRunning | Verdict::Unknown => "not working",
         };
-        let running = Span::of_seconds(process.since_s);
-        let Process { pid, version, .. } = process;
+        let running = seconds(process.since_s);
+        let observe::Status { pid, version, .. } = process;
         self.add("process", format!("{verdict}: {}", process.words));
         self.add("", format!("pid {pid}, version {version}, running for {running}"));
-        if let Some(config) = &process.config {
-            self.add("", config.display().to_string());
-        }
+        self.add("", process.config.display().to_string());
         if let Some(problem) = &process.source.problem {
             self.add("changes", problem);
         }
@@ -80,7 +80,7 @@ impl Lines {
         self.add(
             "delivered",
             match process.last_accepted_s {
-                Some(ago) => format!("the last notification {} ago", Span::of_seconds(ago)),
+                Some(ago) => format!("the last notification {} ago", seconds(ago)),
                 None => "nothing since the start".to_owned(),
             },
         );
@@ -172,9 +172,8 @@ impl Lines {
     }
 }
 
-fn endpoint(endpoint: &State) -> String {
-    let lasting = endpoint.for_s.map(|seconds| format!(" for {}", Span::of_seconds(seconds)));
-    let lasting = lasting.unwrap_or_default();
+fn endpoint(endpoint: &EndpointStatus) -> String {
+    let lasting = format!(" for {}", seconds(endpoint.for_s));
     let problem = endpoint.problem.as_deref().unwrap_or("see the log");
     match &*endpoint.state {
         "accepting" => "accepts what is sent".to_owned(),
@@ -186,12 +185,15 @@ fn endpoint(endpoint: &State) -> String {
     }
 }
 
-fn rejected(process: &Process) -> String {
-    let file = process.rejected_file.as_ref().map(|file| format!(": see {}", file.display()));
+fn rejected(process: &observe::Status) -> String {
     match process.rejected_total {
         0 => "nothing since the start".to_owned(),
-        count => format!("{count} since the start{}", file.unwrap_or_default()),
+        count => format!("{count} since the start: see {}", process.rejected_file.display()),
     }
+}
+
+fn seconds(seconds: u64) -> Span {
+    Span(Duration::from_secs(seconds))
 }
 
 fn reader(slot: &Slot) -> String {
@@ -244,17 +246,22 @@ mod tests {
     use crate::postgres::lag::Lag;
     use crate::postgres::slot::WalStatus;
 
-    fn process(source: &str, endpoint: Value) -> Asked {
+    fn process(source: &str, endpoint: &str, ready: bool) -> Asked {
         let told = json!({
             "version": "0.1.0", "pid": 812, "config": "/etc/rowcast/shop.toml",
-            "capture": "wal", "slot": "shop", "since_s": 11_000.0, "words": source,
-            "source": {"state": source, "for_s": 10_990.0},
-            "endpoint": endpoint,
-            "backlog": null, "lag_seconds": 0.34, "last_accepted_s": 2.1,
+            "capture": "wal", "slot": "shop", "since_s": 11_000, "ready": ready,
+            "words": source,
+            "source": {
+                "state": source, "for_s": 10_990,
+                "holder": (source == "waiting").then_some("slot shop held by pid 7"),
+            },
+            "endpoint": { "state": endpoint, "for_s": 250, "problem": "it answers 401" },
+            "backlog": { "kind": "unknown" }, "lag_seconds": 0.34, "last_accepted_s": 2,
             "pending": 0, "pending_bytes": 0, "in_flight": 0, "owed": [],
             "rejected_total": 0, "rejected_file": "/s/rejected.jsonl", "resyncs_total": 0,
         });
-        Asked::Answered(serde_json::from_value(told).expect("as it is agreed"))
+        let status = serde_json::from_value(told.clone()).expect("as a process tells it");
+        Asked::Answered(Box::new(status), told)
     }
 
     fn slot() -> Slot {
@@ -292,7 +299,7 @@ mod tests {
 
     #[test]
     fn what_works_is_told_in_a_line_for_each_thing() {
-        let running = process("streaming", json!({"state": "accepting"}));
+        let running = process("streaming", "accepting", true);
         let status = status(running, Some(slot()), Some(10_000_000_000));
         assert_eq!(status.verdict(), Verdict::Working);
         assert_eq!(
@@ -301,7 +308,7 @@ mod tests {
            pid 812, version 0.1.0, running for 3 h
            /etc/rowcast/shop.toml
 endpoint   accepts what is sent
-delivered  the last notification 2.1 s ago
+delivered  the last notification 2 s ago
 pending    nothing
 owed       nothing
 rejected   nothing since the start
@@ -316,8 +323,7 @@ retained   16 MB of log
 
     #[test]
     fn what_is_wrong_is_told_with_what_it_means() {
-        let refused = json!({"state": "stopped", "for_s": 250.0, "problem": "it answers 401"});
-        let running = status(process("streaming", refused), Some(slot()), None);
+        let running = status(process("streaming", "stopped", false), Some(slot()), None);
         assert_eq!(running.verdict(), Verdict::NotWorking);
         let text = running.to_string();
         for line in [
@@ -338,10 +344,10 @@ retained   16 MB of log
 
     #[test]
     fn one_that_stands_by_is_well_and_one_that_only_starts_is_not_yet() {
-        let accepting = || json!({"state": "accepting"});
-        let verdict = |state| status(process(state, accepting()), None, None).verdict();
-        assert_eq!(verdict("waiting"), Verdict::StandingBy);
-        assert_eq!(verdict("starting"), Verdict::NotWorking);
-        assert_eq!(verdict("broken"), Verdict::NotWorking);
+        let verdict =
+            |state, ready| status(process(state, "accepting", ready), None, None).verdict();
+        assert_eq!(verdict("waiting", true), Verdict::StandingBy);
+        assert_eq!(verdict("starting", false), Verdict::NotWorking);
+        assert_eq!(verdict("broken", false), Verdict::NotWorking);
     }
 }

@@ -5,6 +5,7 @@ use crate::observe::{self, Observer};
 use crate::pipeline::Error;
 use crate::pipeline::lookout::ANSWER_WITHIN;
 use crate::postgres::Connection;
+use crate::postgres::outbox::Room;
 
 /// How much of the outbox's room is taken.
 #[derive(Debug)]
@@ -34,14 +35,10 @@ impl Fill {
         connection: &Connection,
         observer: &Observer,
     ) -> Result<Option<u64>, Error> {
-        let query = connection.read(connection.client.query_typed_one(ROOM, &[]));
-        let row = timeout(ANSWER_WITHIN, query).await;
-        let row = row.map_err(|_| Error::Unanswered(ANSWER_WITHIN))?.map_err(Error::Inspect)?;
+        let left = timeout(ANSWER_WITHIN, connection.read(Room::left(&connection.client))).await;
+        let left = left.map_err(|_| Error::Unanswered(ANSWER_WITHIN))?.map_err(Error::Inspect)?;
         // Before the reader has set it, nothing says how much room there is.
-        let Some(room) = row.try_get::<_, Option<i64>>(0).map_err(Error::Inspect)? else {
-            return Ok(None);
-        };
-        let room = u64::try_from(room).unwrap_or(0);
+        let Some(room) = left else { return Ok(None) };
         let (rows, max_rows) = (self.max_rows.saturating_sub(room), self.max_rows);
         observer.backlog(observe::Backlog::Outbox { rows, max_rows });
         Ok(Some(rows))
@@ -99,12 +96,6 @@ fn tell(level: Level, rows: u64, max_rows: u64) {
         ),
     }
 }
-
-/// How many rows triggers may still write. The gate has twice the highest number
-/// that a row may have.
-const ROOM: &str = "
-SELECT CASE WHEN g.is_called THEN (g.last_value >> 1) - o.last_value END
-FROM rowcast.gate g, rowcast.outbox_id o";
 
 #[cfg(test)]
 mod tests {

@@ -20,10 +20,15 @@ impl Room {
         if !there.try_get::<_, bool>(0)? {
             return Ok(None);
         }
-        let row = client.query_typed_one(ROOM, &[]).await?;
-        let rows = u64::try_from(row.try_get::<_, i64>("rows")?).unwrap_or(0);
-        let left: Option<i64> = row.try_get("left")?;
-        Ok(Some(Room { rows, left: left.map(|left| u64::try_from(left).unwrap_or(0)) }))
+        let (rows, left) = tokio::try_join!(client.query_typed_one(ROWS, &[]), Room::left(client))?;
+        let rows = u64::try_from(rows.try_get::<_, i64>(0)?).unwrap_or(0);
+        Ok(Some(Room { rows, left }))
+    }
+
+    /// As in the field, of an outbox that is there.
+    pub async fn left(client: &Client) -> Result<Option<u64>, Error> {
+        let left = client.query_typed_one(LEFT, &[]).await?.try_get::<_, Option<i64>>(0)?;
+        Ok(left.map(|left| u64::try_from(left).unwrap_or(0)))
     }
 }
 
@@ -32,8 +37,10 @@ SELECT pg_catalog.count(*) = 3 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = 'rowcast' AND c.relname IN ('outbox', 'gate', 'outbox_id')";
 
-/// The gate has twice the highest number that a row may have.
-const ROOM: &str = "
-SELECT (SELECT pg_catalog.count(*) FROM rowcast.outbox) AS rows,
-       CASE WHEN g.is_called THEN (g.last_value >> 1) - o.last_value END AS left
+const ROWS: &str = "SELECT pg_catalog.count(*) FROM rowcast.outbox";
+
+/// How many rows triggers may still write. The gate has twice the highest number
+/// that a row may have.
+const LEFT: &str = "
+SELECT CASE WHEN g.is_called THEN (g.last_value >> 1) - o.last_value END
 FROM rowcast.gate g, rowcast.outbox_id o";
