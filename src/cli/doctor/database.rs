@@ -68,15 +68,15 @@ async fn look(
 }
 
 async fn checks(client: &Client, looked: Looked<'_>) -> Result<Vec<Check>, Error> {
-    let server = &looked.judged.snapshot.server;
+    let snapshot = &looked.judged.snapshot;
     let capture = looked.config.database.capture;
     let mut checks: Vec<Check> =
         Topic::ALL.into_iter().flat_map(|topic| topic.checks(looked)).collect();
     checks.push(match capture {
-        Capture::Wal => server::places(client, server).await?,
+        Capture::Wal => server::places(client, &snapshot.server).await?,
         Capture::Triggers => fill(client, looked).await?,
     });
-    checks.push(server::old_transactions(client, &server.role, capture).await?);
+    checks.push(server::old_transactions(client, snapshot, capture).await?);
     if capture == Capture::Wal {
         checks.extend(migrations::checks(looked));
     }

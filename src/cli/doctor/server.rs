@@ -3,9 +3,11 @@
 use tokio_postgres::{Client, Error, Row};
 
 use super::report::Check;
-use crate::postgres::Capture;
 use crate::postgres::blockers::{self, Blocker};
 use crate::postgres::server::Server;
+use crate::postgres::slot::Slot;
+use crate::postgres::snapshot::Snapshot;
+use crate::postgres::{Capture, quote_identifier};
 
 /// The oldest that has what rowcast needs: messages in the stream.
 const OLDEST_VERSION: i32 = 140_000;
@@ -13,6 +15,8 @@ const OLDEST_VERSION: i32 = 140_000;
 const STANDBY_VERSION: i32 = 160_000;
 /// From here on a transaction is old, in seconds.
 const OLD_S: i64 = 300;
+/// As much log is kept for a moment anyway, whoever looks on.
+const SLACK_BYTES: u64 = 64 << 20;
 
 /// What a server of any version answers.
 pub(super) async fn identify(client: &Client, capture: Capture) -> Result<Check, Error> {
@@ -75,34 +79,54 @@ pub(super) async fn places(client: &Client, server: &Server) -> Result<Check, Er
 /// What keeps the server from letting go of what rowcast is done with.
 pub(super) async fn old_transactions(
     client: &Client,
-    role: &str,
+    snapshot: &Snapshot,
     capture: Capture,
 ) -> Result<Check, Error> {
-    Ok(oldest(blockers::oldest_writer(client).await?.as_ref(), role, capture))
+    let oldest = blockers::oldest_writer(client).await?;
+    let kept = match capture {
+        Capture::Wal => Kept::Log(snapshot.slot.as_ref().map_or(0, kept_bytes)),
+        Capture::Triggers => Kept::Rows,
+    };
+    Ok(judge(oldest.as_ref(), kept, &snapshot.server.role))
 }
 
-fn oldest(writer: Option<&Blocker>, role: &str, capture: Capture) -> Check {
+/// What an old transaction keeps.
+#[derive(Clone, Copy, Debug)]
+enum Kept {
+    /// So many bytes of log that are delivered.
+    Log(u64),
+    Rows,
+}
+
+fn kept_bytes(slot: &Slot) -> u64 {
+    let (Some(restart), Some(confirmed)) = (slot.restart_lsn, slot.confirmed_flush_lsn) else {
+        return 0;
+    };
+    u64::from(confirmed).saturating_sub(restart.into())
+}
+
+fn judge(oldest: Option<&Blocker>, kept: Kept, role: &str) -> Check {
     const NAME: &str = "old transactions";
     let none_is_old = || Check::holds(NAME, format!("none is older than {} min", OLD_S / 60));
-    let Some(writer) = writer else { return none_is_old() };
-    let what = match capture {
-        Capture::Wal => "no slot lets go of the log since it began",
-        Capture::Triggers => "what is deleted from the outbox stays on disk until it ends",
+    let Some(oldest) = oldest else { return none_is_old() };
+    let what = match kept {
+        Kept::Log(_) => "no slot lets go of the log since it began",
+        Kept::Rows => "what is deleted from the outbox stays on disk until it ends",
     };
-    match writer.age_s {
-        None => Check::unknown(
+    let is_old = || {
+        Check::advice(NAME, format!("{oldest}: {what}"), format!("end it: {}", oldest.end_sql()))
+    };
+    match (oldest.age_s, kept) {
+        (Some(OLD_S..), _) | (None, Kept::Log(SLACK_BYTES..)) => is_old(),
+        (Some(_), _) => none_is_old(),
+        (None, Kept::Log(_)) => Check::holds(NAME, "none keeps much log from being removed"),
+        (None, Kept::Rows) => Check::unknown(
             NAME,
             format!(
-                "{writer} is open, and {role} may not see for how long. To see it: GRANT \
-                 pg_read_all_stats TO {role}"
+                "{role} may not see how old they are. To see it: GRANT pg_read_all_stats TO {}",
+                quote_identifier(role)
             ),
         ),
-        Some(OLD_S..) => Check::advice(
-            NAME,
-            format!("{writer}: {what}"),
-            format!("end it: {}", writer.end_sql()),
-        ),
-        Some(_) => none_is_old(),
     }
 }
 
@@ -127,13 +151,15 @@ mod tests {
 
     #[test]
     fn an_old_transaction_is_told_with_what_ends_it() {
-        let told = |age_s| {
-            let check = oldest(Some(&Blocker::prepared("it's", age_s)), "rowcast", Capture::Wal);
+        let told = |age_s, kept| {
+            let check = judge(Some(&Blocker::prepared("it's", age_s)), kept, "rowcast");
             format!("{check:?}")
         };
-        assert!(told(Some(299)).contains("none is older than 5 min"));
-        let old = told(Some(300));
+        assert!(told(Some(299), Kept::Log(u64::MAX)).contains("none is older than 5 min"));
+        let old = told(Some(300), Kept::Rows);
         assert!(old.contains("COMMIT PREPARED 'it''s';") && old.contains("300 s"), "{old}");
-        assert!(told(None).contains("GRANT pg_read_all_stats TO rowcast"));
+        assert!(told(None, Kept::Rows).contains("GRANT pg_read_all_stats TO"));
+        assert!(told(None, Kept::Log(SLACK_BYTES - 1)).contains("none keeps much log"));
+        assert!(told(None, Kept::Log(SLACK_BYTES)).contains("COMMIT PREPARED"));
     }
 }

@@ -15,7 +15,9 @@ use crate::harness::{
 
 #[tokio::test]
 async fn doctor_says_what_triggers_lack_and_what_mends_it() {
-    let cluster = Arc::new(Cluster::start(Version::DEFAULT, &[("wal_level", "replica")]).await);
+    let cluster = Arc::new(
+        Cluster::start(Version::DEFAULT, &[("wal_level", "replica"), ("autovacuum", "off")]).await,
+    );
     let database = Database::fresh(&cluster).await;
     database
         .psql(

@@ -36,6 +36,8 @@ impl Scene {
             ("min_wal_size", "32MB"),
             ("max_wal_senders", "2"),
             ("max_replication_slots", "4"),
+            // Its workers have transactions too.
+            ("autovacuum", "off"),
         ];
         let cluster = Arc::new(Cluster::start(Version::DEFAULT, &settings).await);
         let database = Database::fresh(&cluster).await;
