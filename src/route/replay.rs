@@ -4,8 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::Rules;
+use super::data::DataTemplate;
 use super::preset::Preset;
 use super::rule::Rule;
+use super::template::Template;
 use crate::change::Relation;
 use crate::notification::Action;
 
@@ -119,7 +121,7 @@ impl Rule {
         if action.is_none() && !self.announces(Action::Updated) {
             return Some(Why::NotUpdated);
         }
-        if self.reads().iter().any(|(_, reads)| reads.tells_old()) {
+        if self.tells_old() {
             return Some(Why::Old);
         }
         match (&self.changed, &self.when) {
@@ -127,6 +129,14 @@ impl Rule {
             (None, Some(_)) => Some(Why::When),
             (None, None) => None,
         }
+    }
+
+    /// Whether what it sends says how the row was, or what changed in it.
+    fn tells_old(&self) -> bool {
+        let channels = self.channels.iter().map(|channel| &channel.template);
+        let data = self.data.iter().flat_map(DataTemplate::templates);
+        let mut all = self.id.iter().chain(channels).chain(&self.events).chain(data);
+        all.any(Template::tells_old)
     }
 
     fn read_as(&self, action: Option<Action>) -> Result<Action, Why> {

@@ -202,7 +202,10 @@ async fn rows_are_told_as_they_stand_by_rules_that_only_have_pages_fetch() {
     for (arguments, expected) in [
         (vec!["--table", "nowhere"], "the database has no table public.nowhere"),
         (vec!["--table", "posts", "--where", "nothing = 1"], "column \"nothing\" does not exist"),
-        (vec!["--table", "posts", "--where", "true); drop table posts; --"], "multiple commands"),
+        (
+            vec!["--table", "posts", "--where", "true); drop table posts; select (true"],
+            "multiple commands",
+        ),
         (
             vec!["--table", "posts", "--since", "1h", "--since-column", "title"],
             "one of deleted_at, updated_at",
@@ -280,7 +283,7 @@ async fn what_was_refused_is_sent_again_and_stays_only_if_it_is_refused_again() 
     let said = again.stderr.all().join("\n");
     assert!(said.contains("1 line without anything that could be sent"), "{said}");
     assert!(said.contains("some were refused again"), "{said}");
-    assert_eq!(ids(&endpoint), [1, 3, 4]);
+    assert_eq!(BTreeSet::from_iter(ids(&endpoint)), [1, 3, 4].into());
     assert!(endpoint.resyncs().is_empty(), "pages were told when it was refused first");
     let kept = fs::read_to_string(&path).expect("it is there");
     let kept: Vec<&str> = kept.lines().collect();

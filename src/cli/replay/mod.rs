@@ -73,7 +73,7 @@ pub(super) struct Args {
         value_name = "COLUMN",
         help_heading = "Rows",
         requires = "since",
-        default_value = "updated_at"
+        default_value = SINCE_COLUMN
     )]
     since_column: String,
     /// Of rows for which this condition in SQL holds
@@ -113,6 +113,9 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
 }
+
+/// As Eloquent has it.
+const SINCE_COLUMN: &str = "updated_at";
 
 /// Some thousand rows: what is read long before it is sent may be something else by
 /// then, and a stop would take longer.

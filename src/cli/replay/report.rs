@@ -27,7 +27,8 @@ pub(super) struct Time(pub(super) Duration);
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.as_secs() {
-            0..10 => write!(f, "{:.1} s", self.0.as_secs_f64()),
+            0..10 if self.0.subsec_millis() >= 50 => write!(f, "{:.1} s", self.0.as_secs_f64()),
+            seconds @ 0..10 => write!(f, "{seconds} s"),
             seconds @ 10..120 => write!(f, "{seconds} s"),
             seconds @ 120..7200 => write!(f, "{} min {} s", seconds / 60, seconds % 60),
             seconds => write!(f, "{} h {} min", seconds / 3600, seconds % 3600 / 60),
@@ -58,9 +59,13 @@ mod tests {
     fn counts_and_times_are_for_people() {
         assert_eq!(Count(1_234_567).to_string(), "1,234,567");
         assert_eq!((Count(0).to_string(), Count(999).to_string()), ("0".into(), "999".into()));
-        for (seconds, text) in
-            [(1.25, "1.2 s"), (75.0, "75 s"), (200.0, "3 min 20 s"), (7500.0, "2 h 5 min")]
-        {
+        for (seconds, text) in [
+            (1.25, "1.2 s"),
+            (2.0, "2 s"),
+            (75.0, "75 s"),
+            (200.0, "3 min 20 s"),
+            (7500.0, "2 h 5 min"),
+        ] {
             assert_eq!(Time(Duration::from_secs_f64(seconds)).to_string(), text);
         }
         assert_eq!(counted(1, "row", "rows"), "1 row");

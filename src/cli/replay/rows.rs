@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::report::{self, Time, counted};
-use super::{Args, quoted};
+use super::{Args, SINCE_COLUMN, quoted};
 use crate::change::{Position, Timestamp};
 use crate::cli::{Global, rules, signal};
 use crate::config::Loaded;
@@ -232,7 +232,9 @@ impl Plan {
         option("--table", &self.table.relation.table.to_string());
         if let Some(since) = self.since {
             option("--since", &since.to_string());
-            option("--since-column", &args.since_column);
+            if args.since_column != SINCE_COLUMN {
+                option("--since-column", &args.since_column);
+            }
         }
         if let Some(condition) = &args.condition {
             option("--where", condition);
@@ -273,7 +275,7 @@ fn bar(args: &Args, rows: u64) -> ProgressBar {
     if args.dry_run || args.json || !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = "{bar:30} {human_pos} of {human_len} rows, {per_sec}, {eta} left";
+    let style = "{bar:30} {human_pos} of {human_len} rows, {eta} left";
     let style = ProgressStyle::with_template(style).expect("the template is right");
     ProgressBar::new(rows).with_style(style.progress_chars("=> "))
 }

@@ -89,6 +89,14 @@ impl Scene {
         self.cache.observe(&batch.finish(Bytes::from(bytes)), self.now);
     }
 
+    /// Begins a batch of a row as it stands.
+    fn read(&mut self) {
+        let mut batch = BatchBuilder::default();
+        batch.fields.extend([Field::NULL; 3]);
+        batch.change(self.relation.clone(), Operation::Read, transaction(0), None, Some(0..3));
+        self.cache.observe(&batch.finish(Bytes::new()), self.now);
+    }
+
     fn fetch(&mut self, key: &str, answer: Answer) {
         assert_eq!(self.get(key), None, "it need not be fetched");
         self.cache.take(parent_key(key), answer, self.now);
@@ -122,6 +130,16 @@ fn not_there(key: &str) -> Answer {
 
 fn row<'a>(id: &'a str, server_id: &'a str) -> [Option<&'a str>; 3] {
     [Some(id), Some(server_id), None]
+}
+
+#[test]
+fn rows_as_they_stand_come_without_changes_so_nothing_is_known_from_before_them() {
+    let mut scene = Scene::deciding();
+    scene.read();
+    scene.fetch("7", found("7", "1"));
+    assert_eq!(scene.get("7"), Some(&server("1")));
+    scene.read();
+    assert_eq!(scene.get("7"), None);
 }
 
 #[test]
