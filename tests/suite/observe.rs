@@ -18,6 +18,7 @@ use crate::harness::{
     scratch,
     wait::{SOON, eventually},
 };
+use crate::package::metrics_of_alerts;
 
 /// The status and the body of the answer to a GET.
 async fn get(stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> (u16, String) {
@@ -153,6 +154,11 @@ async fn its_metrics_are_what_happened_and_promtool_finds_nothing_wrong() {
     });
     for label in labels.flatten() {
         assert!(["rule", "reason", "outcome", "operation", "le"].contains(&label), "{label}");
+    }
+    for name in metrics_of_alerts() {
+        let is_there =
+            |end| metrics.lines().any(|line| line.starts_with(&format!("rowcast_{name}{end}")));
+        assert!(is_there(' ') || is_there('{'), "rowcast_{name} of packaging/alerts.yml");
     }
     assert!(metrics.len() < 20_000, "{} bytes", metrics.len());
     assert_eq!(promtool(&["check", "metrics"], &metrics).await, "");
