@@ -17,7 +17,9 @@ pub(super) struct Judged<'a> {
 
 pub(super) enum Verdict<'a> {
     /// A channel for each row and one for the list, and perhaps one for each owner.
-    Rule { owner: Option<Owner<'a>> },
+    Rule {
+        owner: Option<Owner<'a>>,
+    },
     /// The users themselves, for whom Laravel has a channel already.
     Users {
         key: &'a Column,
