@@ -1,3 +1,5 @@
+mod left_out;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -5,7 +7,7 @@ use serde::Deserialize;
 
 use super::login::{Login, ROLE};
 use super::origin::{From, Origin, Pusher};
-use super::table::{Judged, Owner, Parent, Verdict};
+use super::table::{Judged, Owner, Verdict};
 use crate::change::Relation;
 use crate::deliver::echo_line;
 use crate::deliver::pusher::Server;
@@ -14,6 +16,8 @@ use crate::postgres::checks::{self, Kind};
 use crate::postgres::slot::Slot;
 use crate::postgres::snapshot::Snapshot;
 use crate::route::{self, Options, Rules, entity_of, studly};
+
+use left_out::left_out;
 
 /// The configuration that is to be written.
 pub(super) struct Draft<'a> {
@@ -74,7 +78,7 @@ impl Draft<'_> {
             text.push_str(&block.rule);
             text.push('\n');
         }
-        others(&mut text, judged, &refused);
+        left_out(&mut text, judged, &refused);
         let mut tables: Vec<usize> = blocks.iter().map(|block| block.table).collect();
         tables.dedup();
         let has_password = self.origin.dsn.get("password").is_some();
@@ -327,72 +331,6 @@ fn owned(table: &str, owner: &Owner<'_>) -> String {
         quoted(&format!("{table} of a user")),
         quoted(table),
         owner.column.name
-    )
-}
-
-/// The tables without a rule, and why.
-fn others(text: &mut String, judged: &[Judged<'_>], refused: &BTreeMap<usize, String>) {
-    let mut said = String::new();
-    for (table, judged) in judged.iter().enumerate() {
-        let name = &judged.name;
-        let why = match &judged.verdict {
-            Verdict::Users { .. } | Verdict::Rule { .. } => match refused.get(&table) {
-                Some(why) => format!("{name}: {why}"),
-                None => continue,
-            },
-            Verdict::Theirs => continue,
-            Verdict::Joins { parent: Some(parent) } => joins(name, parent),
-            Verdict::Joins { parent: None } => format!(
-                "{name} joins rows of others and has no primary key, by which rowcast knows a row: \
-                 ALTER TABLE {name} ADD PRIMARY KEY (…) over its two columns"
-            ),
-            Verdict::WideKey { key } => {
-                let names: Vec<String> =
-                    key.iter().map(|column| format!("{{{{ {} }}}}", column.name)).collect();
-                format!(
-                    "{name} has a key of several columns: id says how they make one.\n\
-                     [[rule]]\ntable = {}\npreset = \"resource\"\nid = \"{}\"",
-                    quoted(name),
-                    names.join("-")
-                )
-            }
-            Verdict::NoKey => format!(
-                "{name} has no primary key, by which rowcast knows a row: ALTER TABLE {name} ADD \
-                 COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
-            ),
-            Verdict::SecretKey { key } => {
-                format!("{name}: its key {} is nothing to put in a channel's name", key.name)
-            }
-            Verdict::Not { why, fix } => format!("{name}: {why}: {fix}"),
-        };
-        said.push_str(&commented(&why));
-        said.push_str("#\n");
-    }
-    let theirs: Vec<&str> = judged
-        .iter()
-        .filter(|judged| matches!(judged.verdict, Verdict::Theirs))
-        .map(|judged| &*judged.name)
-        .collect();
-    if !theirs.is_empty() {
-        comment(&mut said, &format!("Of Laravel and its packages: {}", theirs.join(", ")));
-    }
-    if !said.is_empty() {
-        text.push_str("# Without a rule:\n#\n");
-        text.push_str(said.trim_end_matches(['#', '\n']));
-        text.push('\n');
-    }
-}
-
-fn joins(name: &str, parent: &Parent<'_>) -> String {
-    format!(
-        "{name} joins rows of others. To tell a {entity}'s page that its own changed:\n\
-         [[rule]]\ntable = {}\nentity = {}\nid = \"{{{{ {column} }}}}\"\naction = \"updated\"\n\
-         channels = [\"private-{table}.{{{{ {column} }}}}\"]",
-        quoted(name),
-        quoted(&parent.entity),
-        entity = parent.entity,
-        column = parent.column.name,
-        table = parent.table,
     )
 }
 

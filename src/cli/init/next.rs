@@ -37,10 +37,15 @@ impl Next<'_> {
             Capture::Wal => "by logical replication",
             Capture::Triggers => "by triggers",
         };
+        let (with_rules, tables) = (written.tables_with_rules, written.tables);
+        let why_not = match with_rules < tables {
+            true => " Why not for the others stands at its end.",
+            false => "",
+        };
+        let database = &self.server.database;
         let mut lines = vec![
             format!(
-                "{path}: rules for {} of {} tables of {}, {how}. Why not for the others stands at its end.",
-                written.tables_with_rules, written.tables, self.server.database
+                "{path}: rules for {with_rules} of {tables} tables of {database}, {how}.{why_not}"
             ),
             String::new(),
             "Next:".to_owned(),
