@@ -1,6 +1,6 @@
 //! SIGHUP: other rules take the place of those in use, and nothing is lost by that.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, process::Command, sync::Arc, time::Duration};
 
 use rustix::process::Signal;
 
@@ -245,4 +245,25 @@ async fn resyncs_that_are_owed_outlive_a_reload() {
         fs::read_to_string(json).ok()?.contains("\"owed\": {}").then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_terminal_that_is_closed_ends_what_was_started_in_it_and_does_not_reload() {
+    let scene = scene(Capture::Wal).await;
+    let folder = scene.rowcast.folder();
+    let run = format!("timeout --foreground 60 {} run 2> log", env!("CARGO_BIN_EXE_rowcast"));
+    let mut script = Command::new("script");
+    script.args(["-qec", &run, "/dev/null"]).env("HOME", folder).env("SHELL", "/bin/sh");
+    let terminal = Process::spawn(&mut script, folder);
+    let log = async |text: &str| {
+        eventually(SOON, text, async || {
+            let log = fs::read_to_string(folder.join("log")).ok()?;
+            log.contains(text).then_some(log)
+        })
+        .await
+    };
+    log("streaming changes").await;
+    terminal.kill9();
+    let log = log("stopped: everything that was read is delivered").await;
+    assert!(!log.contains("the rules in the file"), "{log}");
 }
