@@ -65,6 +65,8 @@ pub enum Error {
     Shed(#[from] Shed),
     #[error(transparent)]
     Record(#[from] recording::WriteError),
+    #[error(transparent)]
+    Recording(#[from] recording::Error),
 }
 
 /// Postgres keeps too much log for us.
@@ -101,7 +103,8 @@ impl Error {
             | Error::OtherSystem { .. }
             | Error::SlotLost(_)
             | Error::Drained(_)
-            | Error::Record(_) => false,
+            | Error::Record(_)
+            | Error::Recording(_) => false,
             Error::Source(error) => error.is_transient(),
             Error::MakeSlot(error) => error.is_transient(),
         }
@@ -148,7 +151,8 @@ impl Error {
             | Error::TriggersAltered
             | Error::Drained(_)
             | Error::Standby
-            | Error::Record(_) => true,
+            | Error::Record(_)
+            | Error::Recording(_) => true,
             Error::SlotLost(_) | Error::SlotVanished(_) | Error::MakeSlot(_) | Error::Shed(_) => {
                 false
             }
@@ -176,6 +180,7 @@ impl Error {
             Error::MakeSlot(error) => error.hint(),
             Error::Drained(holder) => holder.hint(),
             Error::Record(error) => error.hint(),
+            Error::Recording(error) => error.hint(),
             Error::Standby => Some(
                 "connect to the primary; with several hosts, target_session_attrs=primary finds it"
                     .to_owned(),

@@ -12,7 +12,7 @@
 mod catalog;
 mod throttle;
 
-pub use catalog::{Catalog, UnknownRule, named};
+pub use catalog::{Catalog, UnknownRule, named, routing_of_recording};
 pub use throttle::{Rate, RateError};
 
 use std::collections::BTreeSet;
@@ -27,6 +27,7 @@ use self::throttle::Throttle;
 use super::{End, Error, QUEUE, Routing, keeper, result_of, stopped};
 use crate::deliver::{Deliver, Progress};
 use crate::notification::{Handoff, Resync};
+use crate::source::recording::Recording;
 use crate::source::rows;
 
 /// What is told once more.
@@ -42,6 +43,7 @@ pub enum Again {
 /// Where changes come from that are told once more.
 pub enum Source {
     Rows(Box<rows::Session>),
+    Recording(Box<Recording>),
 }
 
 /// How it is told.
@@ -81,7 +83,7 @@ impl Replay<'_> {
         let (throttled_tx, throttled_rx) = mpsc::channel(QUEUE);
         let (stop_tx, stop_rx) = watch::channel(false);
         let told = progress.subscribe();
-        let (mut reading, mut routing) = (None, None);
+        let (mut reading, mut recalling, mut routing) = (None, None, None);
         let owed = match again {
             Again::Resyncs(resyncs) => {
                 let rules = resyncs.iter().map(|resync| resync.terms.rule.clone()).collect();
@@ -96,11 +98,16 @@ impl Replay<'_> {
                 let (changes_tx, changes_rx) = mpsc::channel(QUEUE);
                 let (confirmed_tx, confirmed_rx) = watch::channel(None);
                 tokio::spawn(keeper::pass_on(told, confirmed_tx));
-                reading = Some(match source {
+                let stop_rx = stop_rx.clone();
+                match source {
                     Source::Rows(rows) => {
-                        tokio::spawn(rows.run(changes_tx, confirmed_rx, stop_rx.clone()))
+                        let rows = rows.run(changes_tx, confirmed_rx, stop_rx);
+                        reading = Some(tokio::spawn(rows));
                     }
-                });
+                    Source::Recording(recording) => {
+                        recalling = Some(tokio::spawn(recording.run(changes_tx, stop_rx)));
+                    }
+                }
                 routing = Some(tokio::spawn(router.run(changes_rx, handoffs_tx)));
                 Vec::new()
             }
@@ -137,6 +144,9 @@ impl Replay<'_> {
             Some(reading) => Some(result_of(reading.await)),
             None => None,
         };
+        if let Some(recalling) = recalling {
+            result_of(recalling.await)?;
+        }
         let end = match delivered && deadline.is_none() {
             true => End::Delivered,
             false => End::Undelivered,

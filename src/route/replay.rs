@@ -3,11 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::Rules;
 use super::data::DataTemplate;
 use super::preset::Preset;
 use super::rule::Rule;
 use super::template::Template;
+use super::{Broadcasts, Rules};
 use crate::change::Relation;
 use crate::notification::Action;
 
@@ -26,8 +26,12 @@ pub enum Why {
     NotUpdated,
     /// It says how the row was, or what changed.
     Old,
+    /// The same, of a change that says it.
+    OldAgain,
     Changed,
     When,
+    /// An application event is more than that something is to be fetched.
+    Event,
     /// It does not say what is to be said.
     NotAnnounced(Action),
     OnlyDeleted,
@@ -37,7 +41,13 @@ impl Why {
     /// Whether it tells them if it is asked for by name.
     pub fn is_for_want_of_a_name(self) -> bool {
         match self {
-            Why::NotNamed | Why::NotUpdated | Why::Old | Why::Changed | Why::When => true,
+            Why::NotNamed
+            | Why::NotUpdated
+            | Why::Old
+            | Why::OldAgain
+            | Why::Changed
+            | Why::When
+            | Why::Event => true,
             Why::NotAnnounced(_) | Why::OnlyDeleted => false,
         }
     }
@@ -49,6 +59,8 @@ impl fmt::Display for Why {
             Why::NotNamed => f.write_str("it is not named"),
             Why::NotUpdated => f.write_str("it does not announce updates"),
             Why::Old => f.write_str("it tells of `old` or `changed`, which a row does not say"),
+            Why::OldAgain => f.write_str("it tells of `old` or `changed`, as a toast does"),
+            Why::Event => f.write_str("application events are more than a call to fetch"),
             Why::Changed => f.write_str("it announces only some updates, by `changed`"),
             Why::When => f.write_str("it announces only some changes, by `when`"),
             Why::NotAnnounced(action) => write!(f, "it does not announce {action}"),
@@ -88,6 +100,43 @@ impl Rules {
             lookups: self.lookups.clone(),
             broadcasts: None,
         };
+        (rules.told_each(), skipped)
+    }
+
+    /// The rules by which recorded changes of these tables are told again. Without
+    /// names, those of which a page hears no more than that it is to fetch; nobody is
+    /// to see ten thousand old toasts.
+    ///
+    /// They never collapse: each change is told. Then come the others.
+    pub fn of_changes(self, relations: &[&Relation], named: &[Arc<str>]) -> (Rules, Vec<Skipped>) {
+        let (mut told, mut skipped) = (Vec::new(), Vec::new());
+        for rule in self.rules {
+            let Some(relation) = relations.iter().find(|relation| rule.applies(relation)) else {
+                continue;
+            };
+            let why = match (named.contains(&rule.name), named.is_empty()) {
+                (false, false) => Some(Why::NotNamed),
+                (true, _) => None,
+                (false, true) => rule.on(relation).keeps_rows_back(None).map(|why| match why {
+                    Why::Old => Why::OldAgain,
+                    why => why,
+                }),
+            };
+            match why {
+                None => told.push(rule),
+                Some(why) => skipped.push(Skipped { rule: rule.name, why }),
+            }
+        }
+        let is_named = |broadcasts: &Broadcasts| named.contains(&broadcasts.terms().rule);
+        let broadcasts = self.broadcasts.filter(|broadcasts| {
+            let is_told = is_named(broadcasts);
+            if !is_told {
+                let why = if named.is_empty() { Why::Event } else { Why::NotNamed };
+                skipped.push(Skipped { rule: broadcasts.terms().rule.clone(), why });
+            }
+            is_told
+        });
+        let rules = Rules { options: self.options, rules: told, lookups: self.lookups, broadcasts };
         (rules.told_each(), skipped)
     }
 

@@ -1,6 +1,7 @@
 //! `rowcast replay`: what pages should hear once more.
 
 mod moment;
+mod recording;
 mod refused;
 mod rejected;
 mod report;
@@ -37,13 +38,14 @@ use crate::route::TablePattern;
     group = clap::ArgGroup::new("what")
         .required(true)
         .multiple(true)
-        .args(["resync", "table", "rule", "rejected"]),
+        .args(["resync", "table", "rule", "rejected", "recording"]),
     after_help = "\
 Examples:
   rowcast replay --resync                        every page that is open fetches again
   rowcast replay --resync posts                  those that look at posts
   rowcast replay --table posts --since 40m       the rows written in the last 40 minutes
   rowcast replay --table posts --where \"user_id = 7\" --dry-run
+  rowcast replay --recording changes.jsonl       what rowcast tail --record wrote down
   rowcast replay --rejected                      what the endpoint has refused"
 )]
 pub(super) struct Args {
@@ -59,6 +61,14 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", num_args = 0..=1,
         conflicts_with_all = ["resync", "table", "rule", "since", "condition", "action", "after"])]
     rejected: Option<Option<PathBuf>>,
+    /// Tell the changes of this recording, which `rowcast tail --record` has made
+    ///
+    /// By the rules as they are now. Rules that announce only some changes, say how a
+    /// row was before, or do not announce updates, and application events, are told
+    /// if --rule names them.
+    #[arg(long, value_name = "FILE",
+        conflicts_with_all = ["resync", "rejected", "table", "since", "condition", "action"])]
+    recording: Option<PathBuf>,
     /// Tell of the rows of this table as they are now, in the order of its key
     #[arg(long, value_name = "TABLE", help_heading = "Rows")]
     table: Option<TablePattern>,
@@ -116,7 +126,8 @@ pub(super) struct Args {
 
 /// As Eloquent has it.
 const SINCE_COLUMN: &str = "updated_at";
-
+/// More than that, and it asks first.
+const ASKS_ABOVE: u64 = 1000;
 /// Some thousand rows: what is read long before it is sent may be something else by
 /// then, and a stop would take longer.
 const MAX_PENDING: ByteSize = ByteSize::mebibytes(1);
@@ -137,6 +148,9 @@ fn action(text: &str) -> Result<Action, String> {
 
 pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
     let loaded = global.load_config()?;
+    if let Some(file) = &args.recording {
+        return Box::pin(recording::run(&args, file, global, &loaded)).await;
+    }
     match (&args.resync, &args.rejected) {
         (Some(rules), _) => resync::run(&args, rules, &loaded).await,
         (None, Some(file)) => rejected::run(&args, file.as_deref(), &loaded).await,

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::report::{self, Time, counted};
-use super::{Args, SINCE_COLUMN, quoted};
+use super::{ASKS_ABOVE, Args, SINCE_COLUMN, quoted};
 use crate::change::{Position, Timestamp};
 use crate::cli::{Global, rules, signal};
 use crate::config::Loaded;
@@ -22,8 +22,6 @@ use crate::route::{Rules, Skipped};
 use crate::source;
 use crate::source::rows::{Key, Query, Session, Since};
 
-/// More than that, and it asks first.
-const ASKS_ABOVE: u64 = 1000;
 /// Of a page of rows.
 const PAGE_ROWS: u32 = 500;
 
@@ -181,7 +179,7 @@ fn failed(error: crate::source::rows::Error) -> anyhow::Error {
     pipeline::Error::from(source::Error::from(error)).into()
 }
 
-fn words_of(Skipped { rule, why }: &Skipped) -> String {
+pub(super) fn words_of(Skipped { rule, why }: &Skipped) -> String {
     let named = match why.is_for_want_of_a_name() {
         true => format!(" (--rule {} tells it too)", quoted(rule)),
         false => String::new(),
@@ -260,7 +258,7 @@ impl Plan {
 }
 
 /// Asks on a terminal. Where there is none, nobody could answer.
-fn is_agreed() -> anyhow::Result<bool> {
+pub(super) fn is_agreed() -> anyhow::Result<bool> {
     if !io::stdin().is_terminal() {
         bail!("there is nobody to ask: --yes sends it, --dry-run shows it");
     }

@@ -119,6 +119,24 @@ impl Catalog {
     }
 }
 
+/// By which what is recorded goes through the rules. `relations` are those of the
+/// database that rows are looked up in; the recording describes its own.
+pub fn routing_of_recording(
+    dsn: Dsn,
+    tenure: Tenure,
+    rules: &Arc<Rules>,
+    relations: &[Relation],
+) -> Routing {
+    Routing {
+        router: Router::new(rules.clone()),
+        visible: None,
+        lookups: Lookups::new(dsn, tenure, rules.lookups(), relations),
+        unsent: Unsent::default(),
+        observer: Observer::default(),
+        recorder: None,
+    }
+}
+
 /// The rules that these names stand for; all, if there is no name.
 ///
 /// # Errors

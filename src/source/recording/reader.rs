@@ -33,6 +33,7 @@ pub struct Recording {
     shift: u64,
     reached: u64,
     after: Position,
+    has_broadcasts: bool,
 }
 
 /// Why a recording cannot be told.
@@ -102,6 +103,7 @@ impl Recording {
             shift: 0,
             reached: 0,
             after: after.unwrap_or_default(),
+            has_broadcasts: true,
         };
         match recording.read_line() {
             Ok(true) => {}
@@ -113,6 +115,12 @@ impl Recording {
             Ok(Line::Recording { version }) => Err(recording.refuse(Problem::Version(version))),
             Ok(_) | Err(_) => Err(recording.refuse(Problem::NoRecording)),
         }
+    }
+
+    /// The same without application events.
+    #[must_use]
+    pub fn without_broadcasts(self) -> Recording {
+        Recording { has_broadcasts: false, ..self }
     }
 
     /// Hands on all changes, or those until `stop` turns true or its sender is gone.
@@ -210,7 +218,7 @@ impl Recording {
                 }
             }
             Line::Broadcast { channel, event, data } => {
-                if let Some(transaction) = self.told()? {
+                if let Some(transaction) = self.told()?.filter(|_| self.has_broadcasts) {
                     let (channel, event, data) = (channel.into(), event.into(), data.into());
                     building.batch.broadcast(Broadcast { channel, event, data }, transaction);
                 }

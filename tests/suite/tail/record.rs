@@ -12,7 +12,8 @@ use rowcast::{
 use serde_json::{Value, json};
 
 use crate::harness::{
-    capture::over_both, cluster::Version, database::Database, rowcast::Rowcast, wait::SOON,
+    capture::over_both, cluster::Version, database::Database, process::Process, rowcast::Rowcast,
+    wait::SOON,
 };
 
 const RULES: &str = r#"
@@ -132,17 +133,17 @@ async fn what_was_recorded_gives_the_notifications_that_were_tailed_and_holds_no
         for absent in ["hunter", "1.50", "xxxx"] {
             assert!(!text.contains(absent), "{absent} in {text}");
         }
-        let lines = tail.stdout.all();
-        let lines = lines.iter().map(|line| serde_json::from_str(line).expect("JSON"));
-        let notifications = lines.filter(|line: &Value| line["action"] != "resync");
+        let printed = printed(&tail);
+        let told = told(&printed);
         let fields = ["rule", "event", "channels", "id", "data", "at", "position", "socket_id"];
-        let tailed: Vec<Value> = notifications
-            .map(|line| {
-                fields.iter().map(|name| ((*name).to_owned(), line[name].clone())).collect()
-            })
-            .collect();
+        let some = |line: &Value| {
+            fields.iter().map(|name| ((*name).to_owned(), line[name].clone())).collect()
+        };
+        let tailed: Vec<Value> = told.iter().map(some).collect();
         assert!(tailed.len() > 7, "{tailed:?}");
         assert_eq!(told_again(&rowcast, &path), tailed);
+
+        replays(&rowcast, &printed).await;
 
         let again = rowcast.start(&["tail", "--record", "changes.jsonl"]);
         assert_eq!(again.exit_code(SOON).await, 1);
@@ -151,4 +152,62 @@ async fn what_was_recorded_gives_the_notifications_that_were_tailed_and_holds_no
         assert_eq!(fs::read_to_string(&path).expect("it is text"), text);
     })
     .await;
+}
+
+/// Each line that it has printed.
+fn printed(process: &Process) -> Vec<Value> {
+    let lines = process.stdout.all();
+    lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+/// The notifications of it.
+fn told(printed: &[Value]) -> Vec<Value> {
+    let is_told = |line: &&Value| line["action"].is_string() && line["action"] != "resync";
+    printed.iter().filter(is_told).cloned().collect()
+}
+
+/// `replay --recording` tells what `tail` has told.
+async fn replays(rowcast: &Rowcast, tailed: &[Value]) {
+    let replay = async |arguments: &[&str]| {
+        let usual = ["replay", "--recording", "changes.jsonl", "--dry-run", "--json"];
+        let replay = rowcast.start(&[&usual[..], arguments].concat());
+        (replay.exit_code(SOON).await, replay)
+    };
+    let all = ["--rule", "posts", "--rule", "toasts", "--rule", "broadcast"];
+    let (code, whole) = replay(&all).await;
+    assert_eq!(code, 0, "{:?}", whole.stderr.all());
+    let whole = printed(&whole);
+    assert_eq!(told(&whole), told(tailed));
+    let resyncs = |lines: &[Value]| lines.iter().filter(|line| line["action"] == "resync").count();
+    assert_eq!(resyncs(&whole), resyncs(tailed));
+    let summary = whole.last().expect("it has printed");
+    assert_eq!((&summary["done"], &summary["changes"]), (&json!(true), &summary["delivered"]));
+
+    // What is more than a call to fetch is told by name alone.
+    let (code, usual) = replay(&[]).await;
+    let said = usual.stderr.all().join("\n");
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("Skipped: rule toasts, since it tells of `old` or `changed`"), "{said}");
+    assert!(said.contains("Skipped: rule broadcast, since application events"), "{said}");
+    let by_posts = |lines: Vec<Value>| -> Vec<Value> {
+        lines.into_iter().filter(|line| line["rule"] == "posts").collect()
+    };
+    assert_eq!(told(&printed(&usual)), by_posts(told(tailed)));
+
+    let third = told(tailed)[2]["position"].as_u64().expect("a position");
+    let after = third.to_string();
+    let (code, rest) = replay(&[&all[..], &["--after", &after]].concat()).await;
+    assert_eq!(code, 0, "{:?}", rest.stderr.all());
+    let mut later = told(tailed);
+    later.retain(|line| line["position"].as_u64() > Some(third));
+    assert_eq!(told(&printed(&rest)), later);
+
+    let path = rowcast.folder().join("changes.jsonl");
+    let text = fs::read_to_string(&path).expect("it is text");
+    fs::write(&path, format!("{text}nonsense\n")).expect("it is written");
+    let (code, garbage) = replay(&all).await;
+    let said = garbage.stderr.all().join("\n");
+    assert_eq!((code, garbage.stdout.all().len()), (1, 0), "{said}");
+    assert!(said.contains(&format!("line {}: ", text.lines().count() + 1)), "{said}");
+    fs::write(&path, text).expect("it is written");
 }
