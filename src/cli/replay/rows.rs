@@ -161,7 +161,8 @@ fn table<'a>(args: &Args, catalog: &'a Catalog, rules: &Rules) -> anyhow::Result
     let asked_for = named(rules, &args.rule)?;
     let is_theirs = |table: &&Table| {
         let relation = table.relation.clone().with_whole_old_rows();
-        !rules.of_rows(&relation, &asked_for, args.action).0.is_empty()
+        // Whether it can say that is told of the one table.
+        !rules.of_rows(&relation, &asked_for, None).0.is_empty()
     };
     let tables: Vec<&Table> = catalog.tables.iter().filter(is_theirs).collect();
     match &*tables {
