@@ -25,9 +25,10 @@ use next::Next;
 use origin::Origin;
 use table::Judged;
 
-/// Writes a first configuration: a rule for each table of the database that has a
-/// key, with the Laravel and Echo lines that listen to it, and prints the commands
-/// that follow
+/// Writes a first configuration from the live schema
+///
+/// A rule for each table of the database that has a key, with the Laravel and Echo
+/// lines that listen to it. The commands that follow are printed.
 ///
 /// It reads the catalog and changes nothing. Rules tell private channels which row
 /// changed, never what is in it. Laravel's own tables are left out; tables without a
