@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rowcast::deliver::pusher::Server;
 use rowcast::observe::{BacklogStatus, Status};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -11,9 +12,10 @@ use tokio::net::{TcpStream, UnixStream};
 use crate::faults::Scene;
 use crate::harness::{
     cache,
+    capture::Capture,
     cluster::Version,
     database::Database,
-    endpoint::Fault,
+    endpoint::{Endpoint, Fault},
     rowcast::Rowcast,
     scratch,
     wait::{SOON, eventually},
@@ -235,6 +237,50 @@ async fn one_that_waits_is_ready_and_says_for_whom() {
     assert_eq!(heir.pid, second.pid());
     eventually(SOON, "the second streams", async || {
         (status_at(&socket).await.source.state == "streaming").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn over_triggers_it_says_how_full_the_outbox_is_and_who_empties_it() {
+    let database = Database::on(Version::DEFAULT).await;
+    database.psql("create table posts (id int primary key)").await;
+    let endpoint = Endpoint::start(Server::Sockudo).await;
+    let config = |run: &str| {
+        format!(
+            "[pusher]\n{}[run]\n{run}[[rule]]\ntable = 'posts'\nchannels = ['posts']\n",
+            endpoint.toml()
+        )
+    };
+    let toml = database.toml_over(Capture::Triggers).await;
+    let first = Rowcast::new(&format!("{toml}{}", config("state_dir = 'state'\n")));
+    database.set_up(&first, Capture::Triggers).await;
+    endpoint.choose(|_| Some(Fault::status(503)));
+    let run = first.start(&["run"]);
+    run.stderr.wait_for(SOON, "streaming changes").await;
+    database.psql("insert into posts select generate_series(1, 9)").await;
+    let folder = first.folder().join("state");
+    let mut files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let socket = files.find(|path| path.extension().is_some_and(|it| it == "sock"));
+    let socket = socket.expect("a socket in the state folder");
+    let status = eventually(SOON, "the outbox is weighed", async || {
+        let status = status_at(&socket).await;
+        matches!(status.backlog, BacklogStatus::Outbox { rows: 9, .. }).then_some(status)
+    })
+    .await;
+    assert_eq!((&*status.capture, status.slot), ("triggers", None));
+    assert_eq!(status.endpoint.state, "troubled");
+    // It is the first run, and nothing is accepted.
+    assert_eq!((&*status.owed[0].rule, &*status.owed[0].reason), ("posts", "gap"));
+
+    let second_port = scratch::free_port();
+    let admin = format!("admin = '127.0.0.1:{second_port}'\nstate_dir = 'state'\n");
+    let second = Rowcast::new(&format!("{toml}{}", config(&admin)));
+    let _second = second.start(&["run"]);
+    eventually(SOON, "the second waits", async || {
+        let stream = TcpStream::connect(("127.0.0.1", second_port)).await.ok()?;
+        let (_, words) = ask(stream, "/readyz").await.ok()?;
+        words.starts_with("waiting for the outbox held by backend ").then_some(())
     })
     .await;
 }
