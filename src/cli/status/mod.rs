@@ -18,8 +18,10 @@ use crate::postgres::SlotName;
 use database::Database;
 use process::Asked;
 
-/// Says how rowcast stands: whether changes come and are delivered, what waits,
-/// and what the database keeps for it
+/// Says how rowcast stands
+///
+/// Whether changes come and are delivered, what waits, and what the database keeps
+/// for it.
 ///
 /// It asks the process that runs with this configuration, by its socket in the
 /// state folder, and Postgres. It says what it can where one of them is away. The
