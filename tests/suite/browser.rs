@@ -7,6 +7,7 @@
 mod blog;
 mod pos;
 mod provisioning;
+mod quickstart;
 
 use std::{fs, path::Path};
 

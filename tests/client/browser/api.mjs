@@ -8,6 +8,7 @@ export const routes = [
     /^\/api\/posts$/,
     `select posts.id, title, status, users.name as author from posts join users on users.id = user_id order by posts.id`,
   ),
+  get(/^\/api\/posts\/(\d+)$/, `select id, title from posts where id = $1`, true),
   get(
     /^\/api\/writers\/(\d+)\/comments$/,
     `select count(*) from comments join posts on posts.id = post_id where posts.user_id = $1`,

@@ -21,7 +21,7 @@ const env = {
   VITE_REVERB_SCHEME: "http",
 };
 const { outputFiles } = await build({
-  entryPoints: ["blog.js", "pos.js", "provisioning.jsx"],
+  entryPoints: ["blog.js", "pos.js", "provisioning.jsx", "quickstart.js"],
   absWorkingDir: pages,
   outdir: "/",
   bundle: true,
