@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use anyhow::Context;
 
-use super::Global;
+use super::{Global, terminal};
 use crate::deliver::echo_line;
 use crate::deliver::pusher::Client;
 use crate::notification::{ChannelName, EventName};
@@ -42,7 +42,6 @@ impl FromStr for JsonText {
 #[error("{0} is an encrypted channel and there is no key for it: set `encryption_key`")]
 struct NoKey(ChannelName);
 
-#[expect(clippy::print_stdout, reason = "what was sent is the command's result")]
 pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
     let Args { channel, event, data: JsonText(data) } = args;
     let loaded = global.load_config()?;
@@ -55,9 +54,9 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
         .publish(&event, std::slice::from_ref(&channel), &data)
         .await
         .with_context(|| format!("cannot send {event} to {channel}"))?;
-    println!("sent {event} to {channel}: {data}");
+    terminal::say(format_args!("sent {event} to {channel}: {data}"));
     if let Some(line) = echo_line(&channel, &event) {
-        println!("heard by {line}");
+        terminal::say(format_args!("heard by {line}"));
     }
     Ok(())
 }

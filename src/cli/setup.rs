@@ -135,7 +135,7 @@ pub(super) async fn setup(
         }
         let slot = plan.slot.map(|change| plan::slot_change(change, &database.slot, failover));
         let functions = &plan.functions;
-        report.script(plan.statements.iter().chain(&grants).chain(functions).chain(&slot));
+        report.script(plan.statements.iter().chain(&grants).chain(functions).chain(&slot))?;
         return Ok(());
     }
     for found in plan.found {

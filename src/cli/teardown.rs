@@ -91,7 +91,7 @@ pub(super) async fn teardown(args: &Args, database: &postgres::Config) -> anyhow
 
     let mut report = Report::new(args.json);
     if args.print {
-        report.script(plan.slot.iter().chain(&plan.statements));
+        report.script(plan.slot.iter().chain(&plan.statements))?;
         return Ok(());
     }
     for absent in plan.absent {

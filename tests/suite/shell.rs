@@ -251,3 +251,25 @@ async fn a_rule_that_the_tables_contradict_exits_with_78_and_other_failures_with
     let unreachable = config("postgres://127.0.0.1:1/x", &pusher, POSTS);
     expect(1, &unreachable, &[&["setup"], &["teardown"]]).await;
 }
+
+/// As with `| head`: who has read enough closes the pipe.
+#[tokio::test]
+async fn a_reader_that_goes_away_is_no_failure_of_what_is_printed() {
+    let folder = scratch::folder("pipe");
+    let config = "[pusher]\nurl = 'http://127.0.0.1:1'\napp_id = '1'\nkey = 'k'\nsecret = 's'\n\
+                  [database]\nurl = 'postgres://rowcast@127.0.0.1:1/shop'\n\
+                  [[rule]]\ntable = 'posts'\nchannels = ['posts']\n";
+    fs::write(folder.path().join("rowcast.toml"), config).expect("the folder is writable");
+    // Nothing is there to be checked, so that doctor fails; it must not panic.
+    for (arguments, code) in [("doctor", "1"), ("doctor --json", "1"), ("completions bash", "0")] {
+        // It writes to a pipe that nobody reads from any more.
+        let script = format!(
+            "exec 3> >(exit); wait $!; {} {arguments} >&3 2>errors; echo $?",
+            env!("CARGO_BIN_EXE_rowcast")
+        );
+        let said = run("bash", &["-c", &script], &folder).await;
+        let errors = fs::read_to_string(folder.path().join("errors")).expect("it is there");
+        assert_eq!(said, code, "{arguments}: {errors}");
+        assert!(!errors.contains("panicked"), "{arguments}: {errors}");
+    }
+}

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::binaries::Version;
 use super::ledger::{Finished, Totals};
+use crate::cli::terminal;
 
 /// With `--json`, stdout is kept for the one line at the end.
 #[derive(Clone, Copy, Debug)]
@@ -15,11 +16,10 @@ pub(super) enum Report {
 }
 
 impl Report {
-    #[expect(clippy::print_stdout, reason = "the demo's output")]
     #[expect(clippy::print_stderr, reason = "progress, where stdout is for a program")]
     pub(super) fn say(self, line: &str) {
         match self {
-            Report::Human => println!("{line}"),
+            Report::Human => terminal::say(line),
             Report::Json => eprintln!("{line}"),
         }
     }
@@ -36,11 +36,10 @@ impl Report {
         self.say(&line(step));
     }
 
-    #[expect(clippy::print_stdout, reason = "the demo's output")]
     pub(super) fn totals(self, totals: &Totals, postgres: &Version) {
         match self {
-            Report::Human => println!("\n{}", summary(totals)),
-            Report::Json => println!("{}", json_line(totals, postgres)),
+            Report::Human => terminal::say(format_args!("\n{}", summary(totals))),
+            Report::Json => terminal::say(json_line(totals, postgres)),
         }
     }
 }

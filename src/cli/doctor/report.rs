@@ -125,7 +125,6 @@ struct Section {
     checks: Vec<Check>,
 }
 
-#[expect(clippy::print_stdout, reason = "the command's result")]
 impl Report {
     pub(super) fn new(json: bool) -> Report {
         Report { json, style: Style::of_stdout(), sections: Vec::new() }
@@ -135,14 +134,14 @@ impl Report {
     pub(super) fn section(&mut self, name: &'static str) {
         if !self.json {
             let before = if self.sections.is_empty() { "" } else { "\n" };
-            println!("{before}{name}");
+            terminal::say(format_args!("{before}{name}"));
         }
         self.sections.push(Section { name, checks: Vec::new() });
     }
 
     pub(super) fn add(&mut self, check: Check) {
         if !self.json {
-            println!("{}", check.text(self.style));
+            terminal::say(check.text(self.style));
         }
         let section = self.sections.last_mut().expect("a check is of a section");
         section.checks.push(check);
@@ -154,14 +153,15 @@ impl Report {
     }
 
     /// # Errors
-    /// If anything fails.
+    /// If anything fails, or cannot be printed.
     pub(super) fn finish(&self) -> anyhow::Result<()> {
         let failed = self.count(Verdict::Fails);
         if self.json {
             let ok = failed == 0;
-            println!("{}", serde_json::json!({ "ok": ok, "sections": self.sections }));
+            let object = serde_json::json!({ "ok": ok, "sections": self.sections });
+            terminal::print(format!("{object}\n").as_bytes())?;
         } else {
-            println!("\n{}", self.summary());
+            terminal::say(format_args!("\n{}", self.summary()));
         }
         match failed {
             0 => Ok(()),

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 
-use super::Global;
+use super::{Global, terminal};
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::{self, Capture, Dsn, PublicationName, SlotName, WrittenDsn};
 use crate::route::TablePattern;
@@ -76,7 +76,6 @@ const USUAL_PATH: &str = "rowcast.toml";
 const OWNER_ONLY: u32 = 0o600;
 const READABLE: u32 = 0o644;
 
-#[expect(clippy::print_stdout, reason = "what was written and what follows is the result")]
 pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
     let path = global.config.clone().unwrap_or_else(|| USUAL_PATH.into());
     if path.exists() && !args.force {
@@ -131,8 +130,7 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
         login: &login,
         by_owner,
     };
-    println!("{}", next.text(&written));
-    Ok(())
+    Ok(terminal::print(format!("{}\n", next.text(&written)).as_bytes())?)
 }
 
 /// All of it or nothing, and never over another file unless `force`.

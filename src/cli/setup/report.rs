@@ -1,5 +1,8 @@
+use std::io;
+
 use serde::Serialize;
 
+use crate::cli::terminal;
 use crate::postgres::checks::{Finding, Severity};
 use crate::postgres::statement::Statement;
 
@@ -28,7 +31,6 @@ struct Judged {
     fix: Option<String>,
 }
 
-#[expect(clippy::print_stdout, reason = "the command's result")]
 impl Report {
     pub(in crate::cli) fn new(json: bool) -> Report {
         Report { json, changed: Vec::new(), unchanged: Vec::new(), findings: Vec::new() }
@@ -36,7 +38,8 @@ impl Report {
 
     pub(in crate::cli) fn made(&mut self, what: String, how: String) {
         if !self.json {
-            println!("changed    {what}\n           {}", how.replace('\n', "\n           "));
+            let how = how.replace('\n', "\n           ");
+            terminal::say(format_args!("changed    {what}\n           {how}"));
         }
         self.changed.push(Change { what, how });
     }
@@ -48,7 +51,7 @@ impl Report {
     /// Was as it should be.
     pub(in crate::cli) fn found(&mut self, what: String) {
         if !self.json {
-            println!("unchanged  {what}");
+            terminal::say(format_args!("unchanged  {what}"));
         }
         self.unchanged.push(what);
     }
@@ -69,31 +72,36 @@ impl Report {
             Severity::Error => "error",
         };
         if !self.json {
-            println!("{severity:<10} {message}");
+            terminal::say(format_args!("{severity:<10} {message}"));
             for line in fix.iter().flat_map(|fix| fix.lines()) {
-                println!("           {line}");
+                terminal::say(format_args!("           {line}"));
             }
         }
         self.findings.push(Judged { severity, message, fix });
     }
 
     /// A script for psql, instead of all else.
-    pub(in crate::cli) fn script<'a>(&self, statements: impl Iterator<Item = &'a Statement>) {
+    pub(in crate::cli) fn script<'a>(
+        &self,
+        statements: impl Iterator<Item = &'a Statement>,
+    ) -> io::Result<()> {
         let mut statements = statements.peekable();
         if statements.peek().is_none() {
-            println!("-- nothing to do");
-            return;
+            return terminal::print(b"-- nothing to do\n");
         }
-        print!("{}", Statement::script_head());
+        let mut script = Statement::script_head();
         for statement in statements {
-            print!("\n{}", statement.script());
+            script += "\n";
+            script += &statement.script();
         }
+        terminal::print(script.as_bytes())
     }
 
-    pub(in crate::cli) fn finish(&self) -> serde_json::Result<()> {
-        if self.json {
-            println!("{}", serde_json::to_string(self)?);
+    pub(in crate::cli) fn finish(&self) -> io::Result<()> {
+        if !self.json {
+            return Ok(());
         }
-        Ok(())
+        let object = serde_json::to_string(self)?;
+        terminal::print(format!("{object}\n").as_bytes())
     }
 }

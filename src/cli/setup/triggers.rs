@@ -31,7 +31,7 @@ pub(super) async fn setup(args: &Args, loaded: &Loaded, rules: &Rules) -> anyhow
                 tracing::warn!(fix = finding.fix, "{}", finding.message);
             }
         }
-        report.script(plan.statements.iter().chain(&grants).chain(&plan.functions));
+        report.script(plan.statements.iter().chain(&grants).chain(&plan.functions))?;
         return Ok(());
     }
     if args.identity {
