@@ -16,6 +16,7 @@ mod rules;
 mod run;
 mod send;
 mod setup;
+mod shell;
 mod signal;
 mod status;
 mod tail;

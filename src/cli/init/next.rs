@@ -5,6 +5,7 @@ use postgres_protocol::password::scram_sha_256;
 use super::draft::Written;
 use super::login::{Login, ROLE};
 use super::origin::{From, Origin, Pusher};
+use crate::cli::shell;
 use crate::postgres::server::{Hosting, Server};
 use crate::postgres::{Capture, WrittenDsn};
 
@@ -90,7 +91,7 @@ impl Next<'_> {
         }
         let config = match self.is_usual_path {
             true => String::new(),
-            false => format!(" -c {}", shell(&self.path.display().to_string())),
+            false => format!(" -c {}", shell::word(&self.path.display().to_string())),
         };
         commands.push(format!("rowcast{config} setup{}", self.owner()));
         commands.push(format!("rowcast{config} run"));
@@ -103,9 +104,9 @@ impl Next<'_> {
             (true, Login::Same, _) => String::new(),
             (true, _, From::Application) => " --laravel".to_owned(),
             (true, _, _) => {
-                format!(" --url {}", shell(&without_password(&self.origin.dsn).to_string()))
+                format!(" --url {}", shell::word(&without_password(&self.origin.dsn).to_string()))
             }
-            (false, _, _) => format!(" --url {}", shell(&self.superuser().to_string())),
+            (false, _, _) => format!(" --url {}", shell::word(&self.superuser().to_string())),
         }
     }
 
@@ -136,13 +137,13 @@ impl Next<'_> {
         };
         let socket = format!("/var/run/postgresql/.s.PGSQL.{port}");
         if is_local && Path::new(&socket).exists() {
-            let database = shell(&self.server.database);
+            let database = shell::word(&self.server.database);
             return match port {
                 "5432" => format!("sudo -u postgres psql -d {database}"),
                 port => format!("sudo -u postgres psql -p {port} -d {database}"),
             };
         }
-        format!("psql {}", shell(&self.superuser().to_string()))
+        format!("psql {}", shell::word(&self.superuser().to_string()))
     }
 
     fn superuser(&self) -> WrittenDsn {
@@ -156,28 +157,4 @@ fn without_password(dsn: &WrittenDsn) -> WrittenDsn {
     let mut dsn = dsn.clone();
     dsn.remove("password");
     dsn
-}
-
-/// As one word of a shell, quoted only where that is needed.
-fn shell(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+=,".contains(c);
-    match !word.is_empty() && word.chars().all(is_plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_word_that_the_shell_would_read_otherwise_is_quoted() {
-        assert_eq!(shell("postgres://u@127.0.0.1:5432/shop"), "postgres://u@127.0.0.1:5432/shop");
-        assert_eq!(
-            shell("postgres://u@h/shop?sslmode=require"),
-            "'postgres://u@h/shop?sslmode=require'"
-        );
-        assert_eq!(shell("it's"), r"'it'\''s'");
-    }
 }

@@ -199,24 +199,3 @@ fn rejected_file(loaded: &Loaded) -> anyhow::Result<RejectedFile> {
     RejectedFile::open(path, RejectedFile::MAX)
         .context("set [run] state_dir to a folder that this user may write to")
 }
-
-/// As a shell takes it for one word.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,@=+".contains(c);
-    match !word.is_empty() && word.chars().all(is_plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_word_is_quoted_where_a_shell_would_take_it_for_something_else() {
-        assert_eq!(quoted("public.posts"), "public.posts");
-        assert_eq!(quoted("it's 7"), r"'it'\''s 7'");
-        assert_eq!(quoted(""), "''");
-    }
-}

@@ -11,8 +11,9 @@ use tokio::sync::watch;
 
 use super::report::{self, Time, counted};
 use super::rows::{is_agreed, words_of};
-use super::{ASKS_ABOVE, Args, quoted};
+use super::{ASKS_ABOVE, Args};
 use crate::change::{Item, Parents, Position, Relation};
+use crate::cli::shell;
 use crate::cli::{Global, rules, signal};
 use crate::config::Loaded;
 use crate::deliver::Progress;
@@ -209,7 +210,7 @@ fn words(file: &Path, contents: &Contents, told: &Rules, most: u64, args: &Args)
 /// The command that goes on after this position.
 fn command(args: &Args, global: &Global, file: &Path, after: Option<Position>) -> String {
     let mut words = vec!["rowcast".to_owned(), "replay".to_owned()];
-    let mut option = |name: &str, value: &str| words.extend([name.to_owned(), quoted(value)]);
+    let mut option = |name: &str, value: &str| words.extend([name.to_owned(), shell::word(value)]);
     if let Some(config) = &global.config {
         option("--config", &config.display().to_string());
     }

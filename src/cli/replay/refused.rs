@@ -2,7 +2,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::quoted;
+use crate::cli::shell;
 
 /// Whether the endpoint has refused something for good, by what was written down.
 pub(super) struct Refused {
@@ -23,7 +23,7 @@ impl Refused {
                 "the endpoint refused some for good; they stand in {path} with the reason, and \
                  `rowcast replay --rejected {word}` sends them again",
                 path = self.path.display(),
-                word = quoted(&self.path.display().to_string()),
+                word = shell::word(&self.path.display().to_string()),
             )
         })
     }

@@ -7,8 +7,9 @@ use anyhow::bail;
 use serde_json::json;
 use tokio::sync::watch;
 
+use super::Args;
 use super::report::{self, Time, counted};
-use super::{Args, quoted};
+use crate::cli::shell;
 use crate::cli::{run::state_dir, signal};
 use crate::config::Loaded;
 use crate::deliver::{ByteSize, Progress, RejectedFile, Resend};
@@ -70,7 +71,7 @@ pub(super) async fn run(args: &Args, file: Option<&Path>, loaded: &Loaded) -> an
         bail!(
             "stopped: {} left. This goes on:\n  rowcast replay --rejected {}",
             counted(left, "notification is", "notifications are"),
-            quoted(&path.display().to_string())
+            shell::word(&path.display().to_string())
         );
     }
     if refused {

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::Args;
 use super::report::{self, Time, counted};
+use crate::cli::shell;
 use crate::cli::{rules, signal};
 use crate::config::Loaded;
 use crate::deliver::Progress;
@@ -59,7 +60,7 @@ pub(super) async fn run(args: &Args, names: &[String], loaded: &Loaded) -> anyho
         End::Delivered => bail!("not all was told: {}", left.join(", ")),
         End::Undelivered => bail!(
             "stopped before all was told; this tells the rest:\n  rowcast replay --resync {}",
-            left.iter().map(|rule| super::quoted(rule)).collect::<Vec<_>>().join(" ")
+            left.iter().map(|rule| shell::word(rule)).collect::<Vec<_>>().join(" ")
         ),
     }
 }

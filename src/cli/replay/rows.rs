@@ -10,8 +10,9 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::report::{self, Time, counted};
-use super::{ASKS_ABOVE, Args, SINCE_COLUMN, quoted};
+use super::{ASKS_ABOVE, Args, SINCE_COLUMN};
 use crate::change::{Position, Timestamp};
+use crate::cli::shell;
 use crate::cli::{Global, rules, signal};
 use crate::config::Loaded;
 use crate::deliver::Progress;
@@ -182,7 +183,7 @@ fn failed(error: crate::source::rows::Error) -> anyhow::Error {
 
 pub(super) fn words_of(Skipped { rule, why }: &Skipped) -> String {
     let named = match why.is_for_want_of_a_name() {
-        true => format!(" (--rule {} tells it too)", quoted(rule)),
+        true => format!(" (--rule {} tells it too)", shell::word(rule)),
         false => String::new(),
     };
     format!("Skipped: rule {rule}, since {why}{named}.")
@@ -219,7 +220,7 @@ impl Plan {
     fn command(&self, args: &Args, global: &Global, after: Option<&Key>) -> String {
         let mut words = vec!["rowcast".to_owned(), "replay".to_owned()];
         let mut option = |name: &str, value: &str| {
-            words.extend([name.to_owned(), quoted(value)]);
+            words.extend([name.to_owned(), shell::word(value)]);
         };
         if let Some(config) = &global.config {
             option("--config", &config.display().to_string());
