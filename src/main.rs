@@ -1,6 +1,6 @@
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::Parser;
 use rowcast::chain;
 use rowcast::cli::{self, Cli};
 use tokio::task::JoinError;
@@ -8,9 +8,10 @@ use tokio::task::JoinError;
 /// The allocator keeps what is freed for the threads of one arena: with sixteen
 /// threads a slow endpoint took twice the memory.
 const THREADS: usize = 2;
+const HANGS_END_WITHIN: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = cli::parse();
     let logs_json = cli.logs_json();
     if let Err(error) = cli.init_log() {
         print_chain(&error);
@@ -21,7 +22,12 @@ fn main() -> ExitCode {
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(on_a_worker(cli)));
+        .and_then(|runtime| {
+            let ended = runtime.block_on(on_a_worker(cli));
+            // A disk or a resolver that hangs must not keep the process.
+            runtime.shutdown_timeout(HANGS_END_WITHIN);
+            ended
+        });
     let Err(error) = result else { return ExitCode::SUCCESS };
     if logs_json {
         let causes = Some(causes(&error).join(": ")).filter(|causes| !causes.is_empty());

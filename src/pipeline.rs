@@ -338,7 +338,7 @@ impl Pipeline<'_> {
         let mut source = tokio::spawn(reading);
         let routing = pulses.of("routing", routing.run(changes_rx, handoffs_tx));
         let mut routing = tokio::spawn(routing);
-        let keeping = match self.options.state.clone().zip(state) {
+        let mut keeping = match self.options.state.clone().zip(state) {
             Some((file, state)) => {
                 let observer = self.options.observer.clone();
                 tokio::spawn(Keeper::new(file, state, observer).run(progress_rx, confirmed_tx))
@@ -448,7 +448,14 @@ impl Pipeline<'_> {
                 }
             },
         };
-        result_of(keeping.await);
+        match timeout(CLOSE_GRACE, &mut keeping).await {
+            Ok(ended) => result_of(ended),
+            // What it could not write down the next session takes for a gap.
+            Err(_) => {
+                keeping.abort();
+                warn!("the state cannot be written in time: does its disk hang?");
+            }
+        }
         if !has_routed {
             // Its input is closed.
             failure = failure.or(result_of(routing.await).err());

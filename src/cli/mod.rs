@@ -28,6 +28,7 @@ use std::env;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Loaded};
@@ -124,6 +125,20 @@ impl Cli {
     pub fn logs_json(&self) -> bool {
         self.global.log_format.format() == log::Format::Json
     }
+}
+
+/// The command line, or the end of the process with what is wrong about it.
+pub fn parse() -> Cli {
+    Cli::try_parse().unwrap_or_else(|mut error| {
+        // It may hold a password, and this may go to a log.
+        if error
+            .get(ContextKind::InvalidArg)
+            .is_some_and(|arg| arg.to_string().starts_with("--url"))
+        {
+            error.insert(ContextKind::InvalidValue, ContextValue::String("…".to_owned()));
+        }
+        error.exit()
+    })
 }
 
 /// Runs the subcommand to its end.

@@ -130,12 +130,13 @@ fn without_secrets(line: &str) -> String {
             }
         }
     }
-    // A password within a URL: everything between the user's colon and the @.
+    // A password within a URL: everything between the user's colon and the last @,
+    // since what is wrong with it may be that a / in it is not escaped.
     let scheme = ['/', '/'];
     if let Some(start) = (0..shown.len()).find(|&at| shown[at..].starts_with(&scheme)) {
         let start = start + scheme.len();
         let end = (start..shown.len())
-            .find(|&at| matches!(shown[at], '/' | '"' | '\'' | '?' | ' '))
+            .find(|&at| matches!(shown[at], '"' | '\'' | ' '))
             .unwrap_or(shown.len());
         let at_sign = (start..end).rev().find(|&at| shown[at] == '@');
         let colon = (start..end).find(|&at| shown[at] == ':');
@@ -154,7 +155,7 @@ fn is_secret_variable(name: &str) -> bool {
     let name = name.trim().trim_start_matches("export ").trim();
     let is_variable =
         name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
-    is_variable && ["PASSWORD", "SECRET", "KEY", "TOKEN"].iter().any(|word| name.contains(word))
+    is_variable && ["PASS", "PWD", "SECRET", "KEY", "TOKEN"].iter().any(|word| name.contains(word))
 }
 
 /// The characters of the value that an `=` assigns at `from`, without quotes.
@@ -196,6 +197,8 @@ mod tests {
             ("secret = 12345", "secret = *****"),
             (r#"secret = "${REVERB_APP_SECRET}""#, r#"secret = "${REVERB_APP_SECRET}""#),
             (r#"url = "postgres://u:p:w@h/db""#, r#"url = "postgres://u:***@h/db""#),
+            (r#"url = "postgres://u:p/w?@h/db""#, r#"url = "postgres://u:****@h/db""#),
+            ("MAIL_PASS=a b", "MAIL_PASS=***"),
             (r#"url = "postgres://u:${PW}@h/db""#, r#"url = "postgres://u:${PW}@h/db""#),
             (r#"url = "postgres://u@h:5432/db""#, r#"url = "postgres://u@h:5432/db""#),
             (r#"url = "host=h password=pw user=u""#, r#"url = "host=h password=** user=u""#),

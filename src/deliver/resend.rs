@@ -138,6 +138,9 @@ impl Resend {
             fchown(written.as_file(), Some(metadata.uid()), Some(metadata.gid()))?;
         }
         written.as_file().sync_all()?;
+        if !rejected::is_at(&self.file, &path)? {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "another file is there now"));
+        }
         written.persist(&path).map_err(|error| error.error)?;
         File::open(folder)?.sync_all()?;
         Ok(stay)

@@ -385,7 +385,11 @@ impl Metrics {
         of.owed.set(gauge(standing.owed.len() as u64));
         of.last_accepted.set(self.last_accepted.load(Ordering::Relaxed) as f64 / 1e6);
         match standing.backlog {
-            Backlog::Unknown => {}
+            Backlog::Unknown => {
+                for gauge in [&of.lag_bytes, &of.retained_bytes, &of.outbox_rows] {
+                    gauge.set(0);
+                }
+            }
             Backlog::Log { unconfirmed_bytes, retained_bytes, max_bytes } => {
                 of.lag_bytes.set(gauge(unconfirmed_bytes));
                 of.retained_bytes.set(gauge(retained_bytes));

@@ -66,6 +66,9 @@ impl Observer {
                 _ => Instant::now(),
             };
             standing.source = Source::Waiting { since, holder: holder.into() };
+            // What waits, and is owed, is the holder's.
+            standing.backlog = Backlog::Unknown;
+            standing.owed.clear();
         });
     }
 

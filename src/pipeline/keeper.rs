@@ -1,8 +1,9 @@
+use std::io;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
-use tokio::time::{Instant, timeout_at};
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
 use crate::chain;
@@ -14,6 +15,8 @@ use crate::state::{Loaded, State, StateError, StateFile};
 
 /// The state is written at most so often: each time waits for the disk.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// A disk that takes longer is taken for one that refuses.
+const WRITE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Stands between what was delivered and what is confirmed: a position is
 /// confirmed only after it is on disk, so a slot that is found past the recorded
@@ -28,13 +31,16 @@ pub(super) struct Keeper {
     file: StateFile,
     state: State,
     is_failing: bool,
+    /// A write that takes too long, and goes on. There is no other until it ends, or
+    /// the older one could come last.
+    hanging: Option<JoinHandle<Result<(), StateError>>>,
     observer: Observer,
 }
 
 impl Keeper {
     pub(super) fn new(file: StateFile, state: State, observer: Observer) -> Keeper {
         tell_owed(&observer, &state);
-        Keeper { file, state, is_failing: false, observer }
+        Keeper { file, state, is_failing: false, hanging: None, observer }
     }
 
     /// Runs until `progress` has no sender any more, and writes its last word.
@@ -80,7 +86,19 @@ impl Keeper {
     }
 
     async fn write(&mut self) {
-        match write(&self.file, &self.state).await {
+        if self.hanging.as_ref().is_some_and(|write| !write.is_finished()) {
+            return;
+        }
+        self.hanging = None;
+        let mut writing = begin(&self.file, &self.state);
+        let written = match timeout(WRITE_WITHIN, &mut writing).await {
+            Ok(written) => ended(written),
+            Err(_) => {
+                self.hanging = Some(writing);
+                Err(self.file.write_error(io::ErrorKind::TimedOut.into()))
+            }
+        };
+        match written {
             Ok(()) if self.is_failing => {
                 self.is_failing = false;
                 info!("the state is written again");
@@ -109,15 +127,24 @@ pub(super) fn tell_owed(observer: &Observer, state: &State) {
 
 /// Reads the state without keeping the runtime from its other work.
 pub(super) async fn load(file: StateFile) -> Result<Loaded, StateError> {
-    let loaded = spawn_blocking(move || file.load()).await;
-    loaded.unwrap_or_else(|ended| std::panic::resume_unwind(ended.into_panic()))
+    ended(spawn_blocking(move || file.load()).await)
 }
 
 /// Writes the state without keeping the runtime from its other work.
 pub(super) async fn write(file: &StateFile, state: &State) -> Result<(), StateError> {
+    match timeout(WRITE_WITHIN, begin(file, state)).await {
+        Ok(written) => ended(written),
+        Err(_) => Err(file.write_error(io::ErrorKind::TimedOut.into())),
+    }
+}
+
+fn begin(file: &StateFile, state: &State) -> JoinHandle<Result<(), StateError>> {
     let (file, state) = (file.clone(), state.clone());
-    let written = spawn_blocking(move || file.write(&state)).await;
-    written.unwrap_or_else(|ended| std::panic::resume_unwind(ended.into_panic()))
+    spawn_blocking(move || file.write(&state))
+}
+
+fn ended<T>(ended: Result<T, JoinError>) -> T {
+    ended.unwrap_or_else(|ended| std::panic::resume_unwind(ended.into_panic()))
 }
 
 /// Instead of a [`Keeper`], where nothing outlives the process.

@@ -34,7 +34,10 @@ impl Blocker {
             Holder::Backend { pid, .. } => format!("SELECT pg_terminate_backend({pid});"),
             Holder::Prepared { gid } => {
                 let gid = quote_literal(gid);
-                format!("COMMIT PREPARED {gid};   -- or ROLLBACK PREPARED {gid};")
+                format!(
+                    "ROLLBACK PREPARED {gid};   -- or COMMIT PREPARED {gid}; as its transaction \
+                     manager decides, in the database that it is of"
+                )
             }
         }
     }

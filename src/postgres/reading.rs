@@ -3,7 +3,7 @@
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
 
-use super::catalog::{Table, quote_table};
+use super::catalog::{Role, Table, quote_table};
 use super::checks::{Finding, Kind};
 use super::publication::Publication;
 use super::quote_identifier;
@@ -206,6 +206,8 @@ impl Looked<'_> {
             return None;
         }
         let name = &self.table.relation.table;
+        // Postgres makes none so of a partitioned table.
+        let concurrently = if self.table.role == Role::Plain { " CONCURRENTLY" } else { "" };
         Some(Finding::error(
             Kind::LookupNotUnique,
             format!(
@@ -213,7 +215,7 @@ impl Looked<'_> {
                  one of a row"
             ),
             format!(
-                "CREATE UNIQUE INDEX CONCURRENTLY ON {} ({});\nor by = \"a unique column\" in the \
+                "CREATE UNIQUE INDEX{concurrently} ON {} ({});\nor by = \"a unique column\" in the \
                  rule's lookup",
                 quote_table(name),
                 quote_identifier(by)
@@ -232,7 +234,8 @@ impl Looked<'_> {
                     self.table.relation.table
                 ),
                 format!(
-                    "ALTER ROLE {} BYPASSRLS;   -- or take the lookup out of the rules",
+                    "take the lookup out of the rules; or, if {role} is rowcast's own role and not \
+                     the application's, whose policies would end: ALTER ROLE {} BYPASSRLS;",
                     quote_identifier(role)
                 ),
             )

@@ -113,7 +113,8 @@ impl StateFile {
         path.into()
     }
 
-    fn write_error(&self, source: io::Error) -> StateError {
+    /// What a write that failed so is called.
+    pub fn write_error(&self, source: io::Error) -> StateError {
         StateError::Write { path: self.path.clone(), source }
     }
 }

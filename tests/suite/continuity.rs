@@ -220,6 +220,33 @@ async fn a_state_that_cannot_be_written_is_told_and_the_next_start_makes_up_for_
     scene.resynced(1, "gap").await;
 }
 
+/// As on a network's disk that is away. Whoever waits for it keeps log on the database's disk, and cannot be stopped.
+#[tokio::test]
+async fn a_state_whose_disk_hangs_holds_up_neither_confirmation_nor_the_end() {
+    let scene = Scene::on(Database::on(Version::DEFAULT).await).await.settled().await;
+    let run = scene.run().await;
+    let in_the_way = scene.state_path().with_extension("json.new");
+    // Nobody ever reads from it, so whoever opens it to write waits.
+    let made = std::process::Command::new("mkfifo").arg(&in_the_way).status();
+    assert!(made.expect("coreutils are there").success());
+    scene.insert(1).await;
+    scene.arrives(1).await;
+    let written = scene.database.written().await;
+    let told = "after the next start every page is told to fetch again";
+    assert!(run.stderr.wait_for(SOON, told).await.contains("cannot write the state"));
+    eventually(SOON, "it is confirmed all the same", async || {
+        (scene.database.confirmed().await >= written).then_some(())
+    })
+    .await;
+    scene.insert(2).await;
+    scene.arrives(2).await;
+    run.sigterm();
+    run.exit_code(SOON).await;
+    fs::remove_file(in_the_way).unwrap();
+    let _run = scene.run().await;
+    scene.resynced(1, "gap").await;
+}
+
 #[tokio::test]
 async fn a_state_folder_that_cannot_be_written_keeps_rowcast_from_starting() {
     let scene = Scene::on(Database::on(Version::DEFAULT).await).await;

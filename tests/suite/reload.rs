@@ -252,8 +252,12 @@ async fn a_terminal_that_is_closed_ends_what_was_started_in_it_and_does_not_relo
     let scene = scene(Capture::Wal).await;
     let folder = scene.rowcast.folder();
     let run = format!("timeout --foreground 60 {} run 2> log", env!("CARGO_BIN_EXE_rowcast"));
-    let mut script = Command::new("script");
-    script.args(["-qec", &run, "/dev/null"]).env("HOME", folder).env("SHELL", "/bin/sh");
+    // Under nohup SIGHUP is ignored, which is inherited.
+    let mut script = Command::new("env");
+    script
+        .args(["--default-signal=HUP", "script", "-qec", &run, "/dev/null"])
+        .env("HOME", folder)
+        .env("SHELL", "/bin/sh");
     let terminal = Process::spawn(&mut script, folder);
     let log = async |text: &str| {
         eventually(SOON, text, async || {

@@ -204,8 +204,9 @@ async fn rows_are_told_as_they_stand_by_rules_that_only_have_pages_fetch() {
         (vec!["--table", "posts", "--where", "nothing = 1"], "column \"nothing\" does not exist"),
         (
             vec!["--table", "posts", "--where", "true); drop table posts; select (true"],
-            "multiple commands",
+            "syntax error",
         ),
+        (vec!["--table", "posts", "--where", "id < 5) or (id > 2"], "syntax error"),
         (
             vec!["--table", "posts", "--since", "1h", "--since-column", "title"],
             "one of deleted_at, updated_at",

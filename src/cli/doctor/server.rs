@@ -157,7 +157,7 @@ mod tests {
         };
         assert!(told(Some(299), Kept::Log(u64::MAX)).contains("none is older than 5 min"));
         let old = told(Some(300), Kept::Rows);
-        assert!(old.contains("COMMIT PREPARED 'it''s';") && old.contains("300 s"), "{old}");
+        assert!(old.contains("ROLLBACK PREPARED 'it''s';") && old.contains("300 s"), "{old}");
         assert!(told(None, Kept::Rows).contains("GRANT pg_read_all_stats TO"));
         assert!(told(None, Kept::Log(SLACK_BYTES - 1)).contains("none keeps much log"));
         assert!(told(None, Kept::Log(SLACK_BYTES)).contains("COMMIT PREPARED"));

@@ -8,7 +8,7 @@ mod table;
 
 use std::fs::Permissions;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -74,6 +74,7 @@ const SESSION_NAME: &str = "rowcast init";
 const USUAL_PATH: &str = "rowcast.toml";
 /// Secrets are in it, or not.
 const OWNER_ONLY: u32 = 0o600;
+const OF_GROUP: u32 = 0o640;
 const READABLE: u32 = 0o644;
 
 pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
@@ -103,7 +104,7 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
     };
     let login = Login::find(client, &snapshot.server, capture).await?;
     let of_extensions = table::of_extensions(client).await?;
-    let judged: Vec<Judged<'_>> = snapshot
+    let mut judged: Vec<Judged<'_>> = snapshot
         .tables
         .iter()
         .filter(|table| !of_extensions.contains(&table.relation.oid))
@@ -113,6 +114,7 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
         })
         .filter_map(|table| Judged::of(table, &snapshot.tables, capture))
         .collect();
+    Judged::leave_out_namesakes(&mut judged);
     if judged.is_empty() {
         bail!("{}", next::no_tables(&snapshot.server.database, !args.table.is_empty()));
     }
@@ -147,6 +149,12 @@ fn save(path: &Path, text: &str, has_secret: bool, force: bool) -> anyhow::Resul
             .permissions(permissions)
             .tempfile_in(folder)?;
         file.write_all(text.as_bytes())?;
+        // In /etc/rowcast the group is that of the service, which must read it.
+        let group = std::fs::metadata(folder)?.gid();
+        if group != rustix::process::getegid().as_raw() {
+            chown(file.path(), None, Some(group))?;
+            file.as_file().set_permissions(Permissions::from_mode(OF_GROUP))?;
+        }
         file.as_file().sync_all()?;
         match force {
             true => file.persist(path)?,

@@ -103,6 +103,13 @@ fn of_environment() -> anyhow::Result<WrittenDsn> {
         }
         dsn.set("port", &host.port.to_string());
     }
+    for (key, name) in [
+        ("sslmode", "PGSSLMODE"),
+        ("sslrootcert", "PGSSLROOTCERT"),
+        ("channel_binding", "PGCHANNELBINDING"),
+    ] {
+        dsn.set(key, &std::env::var(name).unwrap_or_default());
+    }
     dsn.set("dbname", target.database());
     dsn.set("user", target.user());
     Ok(dsn)

@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use tokio_postgres::Client;
 
@@ -78,7 +78,8 @@ const THEIRS: [&str; 17] = [
     "action_events",
     "schema_migrations",
 ];
-const OWNERS: [&str; 3] = ["user_id", "owner_id", "author_id"];
+/// Others, such as `owner_id`, are of other tables as often as of users.
+const OWNER: &str = "user_id";
 
 impl<'a> Judged<'a> {
     /// `None` for what stands for another table: a partition, whose changes bear
@@ -100,6 +101,31 @@ impl<'a> Judged<'a> {
             false => verdict(table, all, capture),
         };
         Some(Judged { table, name: shown, verdict })
+    }
+
+    /// Leaves out all but one of the tables with one name, in several schemas: pages
+    /// would take their channels for the same. That of `public` stays.
+    pub(super) fn leave_out_namesakes(all: &mut [Judged<'_>]) {
+        let mut taken: HashMap<Box<str>, String> = HashMap::new();
+        let is_public = |judged: &Judged<'_>| &*judged.table.relation.table.schema == "public";
+        let (public, others): (Vec<_>, Vec<_>) =
+            (0..all.len()).partition(|&at| is_public(&all[at]));
+        for at in
+            public.into_iter().chain(others).filter(|&at| all[at].has_rule()).collect::<Vec<_>>()
+        {
+            let judged = &mut all[at];
+            let name = judged.table.relation.table.name.clone();
+            match taken.get(&name) {
+                None => drop(taken.insert(name, judged.name.clone())),
+                Some(other) => {
+                    judged.verdict = Verdict::Not {
+                        why: format!("its channels would be those of {other}"),
+                        fix: "a rule of its own, with channels and an entity of other names"
+                            .to_owned(),
+                    };
+                }
+            }
+        }
     }
 
     pub(super) fn has_rule(&self) -> bool {
@@ -173,8 +199,11 @@ fn obstacle(table: &Table, capture: Capture) -> Option<(String, String)> {
 
 fn owner(table: &Table, capture: Capture) -> Option<Owner<'_>> {
     let columns = &table.relation.columns;
-    let column =
-        OWNERS.iter().find_map(|owner| columns.iter().find(|column| *column.name == **owner))?;
+    let column = columns.iter().find(|column| *column.name == *OWNER)?;
+    // A key of several models.
+    if columns.iter().any(|column| &*column.name == "user_type") {
+        return None;
+    }
     let is_known_of_old_rows = capture == Capture::Triggers || column.in_identity;
     Some(Owner { column, is_known_of_old_rows })
 }

@@ -19,7 +19,6 @@ use crate::pipeline::replay::{Again, Catalog, Replay, named};
 
 /// `names` are of rules; none means all.
 pub(super) async fn run(args: &Args, names: &[String], loaded: &Loaded) -> anyhow::Result<()> {
-    let shutdown = signal::shutdown()?;
     let compiled = Arc::new(rules::compile(loaded)?);
     let catalog = Catalog::read(&args.dsn(loaded), loaded.config.database.tenure()).await?;
     let resyncs = catalog.resyncs(&compiled, &named(&compiled, names)?);
@@ -36,6 +35,7 @@ pub(super) async fn run(args: &Args, names: &[String], loaded: &Loaded) -> anyho
         ))?;
     }
 
+    let shutdown = signal::shutdown()?;
     let started = Instant::now();
     let (mut deliver, refused) = args.deliver(loaded)?;
     let (progress_tx, progress_rx) = watch::channel(Progress::default());

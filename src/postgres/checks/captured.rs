@@ -8,8 +8,8 @@ use crate::postgres::need::{Wanted, wanted};
 use crate::postgres::outbox::capture::Operation;
 use crate::postgres::outbox::goal::{Goal, Refusal, Standing, goals, refusal};
 use crate::postgres::outbox::{Outbox, Trigger};
+use crate::postgres::quote_literal;
 use crate::postgres::snapshot::Snapshot;
-use crate::postgres::{quote_identifier, quote_literal};
 
 pub(super) fn existing_capture(snapshot: &Snapshot, expected: &Expected<'_>) -> Vec<Finding> {
     let mut findings: Vec<Finding> = wanted(&snapshot.tables, expected.needs)
@@ -121,11 +121,8 @@ fn foreign(outbox: &Outbox, role: &str) -> Option<Finding> {
              and empty what triggers write"
         ),
         format!(
-            "run rowcast as {owner}; or hand them over, in this database, as a role that may:\n\
-             REASSIGN OWNED BY {} TO {};   -- all else that {owner} owns goes with it\n\
-             or rowcast teardown as {owner}, then rowcast setup",
-            quote_identifier(owner),
-            quote_identifier(role)
+            "run rowcast as {owner}; or rowcast teardown --only triggers as {owner}, then rowcast \
+             setup"
         ),
     ))
 }

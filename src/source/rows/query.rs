@@ -64,14 +64,12 @@ impl Query {
             }
         });
         let since = since.map(|(since, zone)| condition_of(relation, since, zone)).transpose()?;
-        // A comment at its end must not swallow the parenthesis.
-        let condition = condition.map(|sql| format!("({sql}\n)"));
         let only = if matches!(table.role, Role::Partitioned { .. }) { "" } else { "ONLY " };
         Ok(Query {
             from: format!("{only}{}", quote_table(&relation.table)),
             columns: (0..relation.columns.len()).filter(is_read).collect(),
             order: order.collect(),
-            conditions: since.into_iter().chain(condition).collect(),
+            conditions: since.into_iter().chain(condition.map(str::to_owned)).collect(),
             role: role.into(),
         })
     }
@@ -87,8 +85,15 @@ impl Query {
         after: Option<&Key>,
     ) -> Result<u64, Error> {
         let sql = format!("SELECT count(*) FROM {}{}", self.from, self.filter(after));
-        // One command only: with several, no statement could be prepared.
-        let counting = async { client.query_typed_one(&sql, &[]).await?.try_get::<_, i64>(0) };
+        let counting = async {
+            // That each is one condition: here nothing is open that it could close.
+            for condition in &self.conditions {
+                let sql = format!("SELECT CASE WHEN {condition}\n THEN 1 END FROM {}", self.from);
+                client.prepare(&sql).await?;
+            }
+            // One command only: with several, no statement could be prepared.
+            client.query_typed_one(&sql, &[]).await?.try_get::<_, i64>(0)
+        };
         let count = transaction(client, Mode::ReadOnly, SETTINGS, counting).await;
         let count = count.map_err(|error| self.failed(relation, error))?;
         Ok(u64::try_from(count).unwrap_or_default())
@@ -120,7 +125,9 @@ impl Query {
             let values: Vec<String> = key.values().map(quote_literal).collect();
             format!("({}) > ({})", self.order.join(", "), values.join(", "))
         });
-        let all: Vec<String> = self.conditions.iter().cloned().chain(after).collect();
+        // A comment at its end must not swallow the parenthesis.
+        let conditions = self.conditions.iter().map(|sql| format!("({sql}\n)"));
+        let all: Vec<String> = conditions.chain(after).collect();
         if all.is_empty() { String::new() } else { format!(" WHERE {}", all.join(" AND ")) }
     }
 }

@@ -3,7 +3,9 @@ CREATE TABLE users (id bigint PRIMARY KEY, name text, password text);
 CREATE TABLE posts (id bigint PRIMARY KEY, user_id bigint NOT NULL, title text, deleted_at timestamp);
 CREATE TABLE categories (code text PRIMARY KEY, name text);
 CREATE SCHEMA store;
-CREATE TABLE store.orders (id uuid PRIMARY KEY, owner_id bigint);
+CREATE TABLE store.orders (id uuid PRIMARY KEY, user_id bigint);
+CREATE TABLE store.posts (id bigint PRIMARY KEY);
+CREATE TABLE audits (id bigint PRIMARY KEY, user_type text, user_id bigint);
 ALTER TABLE store.orders REPLICA IDENTITY FULL;
 
 CREATE TABLE category_post (category_id text, post_id bigint, PRIMARY KEY (post_id, category_id));
