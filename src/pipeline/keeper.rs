@@ -16,7 +16,7 @@ use crate::state::{Loaded, State, StateError, StateFile};
 /// The state is written at most so often: each time waits for the disk.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// A disk that takes longer is taken for one that refuses.
-const WRITE_WITHIN: Duration = Duration::from_secs(10);
+const WRITE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Stands between what was delivered and what is confirmed: a position is
 /// confirmed only after it is on disk, so a slot that is found past the recorded
