@@ -227,8 +227,11 @@ async fn a_state_whose_disk_hangs_holds_up_neither_confirmation_nor_the_end() {
     let run = scene.run().await;
     let in_the_way = scene.state_path().with_extension("json.new");
     // Nobody ever reads from it, so whoever opens it to write waits.
-    let made = std::process::Command::new("mkfifo").arg(&in_the_way).status();
-    assert!(made.expect("coreutils are there").success());
+    eventually(SOON, "no write of the state is under way", async || {
+        let made = std::process::Command::new("mkfifo").arg(&in_the_way).output();
+        made.expect("coreutils are there").status.success().then_some(())
+    })
+    .await;
     scene.insert(1).await;
     scene.arrives(1).await;
     let written = scene.database.written().await;
