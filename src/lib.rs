@@ -33,7 +33,8 @@
 //!   resyncs that are owed.
 //! - [`postgres`]: ordinary Postgres: connecting, and what setup makes and
 //!   checks.
-//! - [`config`]: the file; [`cli`]: the command line; [`observe`]: the log;
+//! - [`config`]: the file; [`cli`]: the command line; [`observe`]: the log, what is
+//!   counted, and how it stands, for whoever asks;
 //!   [`secret`]: text that must not be printed; [`chain`]: an error with its
 //!   causes; [`backoff`]: waits between attempts; [`duration`]: how they are
 //!   written; [`failpoint`]: where a test may end the process.

@@ -2,7 +2,7 @@ use std::io;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
@@ -31,16 +31,13 @@ pub(super) struct Keeper {
     file: StateFile,
     state: State,
     is_failing: bool,
-    /// A write that takes too long, and goes on. There is no other until it ends, or
-    /// the older one could come last.
-    hanging: Option<JoinHandle<Result<(), StateError>>>,
     observer: Observer,
 }
 
 impl Keeper {
     pub(super) fn new(file: StateFile, state: State, observer: Observer) -> Keeper {
         tell_owed(&observer, &state);
-        Keeper { file, state, is_failing: false, hanging: None, observer }
+        Keeper { file, state, is_failing: false, observer }
     }
 
     /// Runs until `progress` has no sender any more, and writes its last word.
@@ -86,19 +83,11 @@ impl Keeper {
     }
 
     async fn write(&mut self) {
-        if self.hanging.as_ref().is_some_and(|write| !write.is_finished()) {
+        // Once is enough to wait for what hangs.
+        if self.is_failing && self.file.is_being_written() {
             return;
         }
-        self.hanging = None;
-        let mut writing = begin(&self.file, &self.state);
-        let written = match timeout(WRITE_WITHIN, &mut writing).await {
-            Ok(written) => ended(written),
-            Err(_) => {
-                self.hanging = Some(writing);
-                Err(self.file.write_error(io::ErrorKind::TimedOut.into()))
-            }
-        };
-        match written {
+        match write(&self.file, &self.state).await {
             Ok(()) if self.is_failing => {
                 self.is_failing = false;
                 info!("the state is written again");
@@ -130,17 +119,23 @@ pub(super) async fn load(file: StateFile) -> Result<Loaded, StateError> {
     ended(spawn_blocking(move || file.load()).await)
 }
 
-/// Writes the state without keeping the runtime from its other work.
+/// Writes the state without keeping the runtime from its other work, and after all
+/// writes that were begun before: of one that hangs the end is not waited for, and
+/// it must not come last.
 pub(super) async fn write(file: &StateFile, state: &State) -> Result<(), StateError> {
-    match timeout(WRITE_WITHIN, begin(file, state)).await {
-        Ok(written) => ended(written),
+    let writing = async {
+        let turn = file.turn().await;
+        let (file, state) = (file.clone(), state.clone());
+        let writing = spawn_blocking(move || {
+            let _turn = turn;
+            file.write(&state)
+        });
+        ended(writing.await)
+    };
+    match timeout(WRITE_WITHIN, writing).await {
+        Ok(written) => written,
         Err(_) => Err(file.write_error(io::ErrorKind::TimedOut.into())),
     }
-}
-
-fn begin(file: &StateFile, state: &State) -> JoinHandle<Result<(), StateError>> {
-    let (file, state) = (file.clone(), state.clone());
-    spawn_blocking(move || file.write(&state))
 }
 
 fn ended<T>(ended: Result<T, JoinError>) -> T {

@@ -3,7 +3,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process;
+use std::sync::Arc;
 
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tracing::error;
 
 use super::State;
@@ -14,6 +16,7 @@ pub struct StateFile {
     folder: PathBuf,
     path: PathBuf,
     slot: Box<str>,
+    turn: Arc<Mutex<()>>,
 }
 
 /// What the file holds.
@@ -40,7 +43,8 @@ impl StateFile {
     /// If nothing can be written there.
     pub fn open(folder: &Path, slot: &str) -> Result<StateFile, StateError> {
         let path = folder.join(format!("state-{slot}.json"));
-        let file = StateFile { folder: folder.to_owned(), path, slot: slot.into() };
+        let turn = Arc::default();
+        let file = StateFile { folder: folder.to_owned(), path, slot: slot.into(), turn };
         let probe = || {
             // By a name of our own: another process may be writing the state.
             let path = file.beside(&format!(".{}", process::id()));
@@ -58,6 +62,15 @@ impl StateFile {
     /// Whose state it is: the name that it was opened by.
     pub fn slot(&self) -> &str {
         &self.slot
+    }
+
+    /// Who has it may write: one after the other, in the order in which they asked.
+    pub async fn turn(&self) -> OwnedMutexGuard<()> {
+        self.turn.clone().lock_owned().await
+    }
+
+    pub fn is_being_written(&self) -> bool {
+        self.turn.try_lock().is_err()
     }
 
     /// # Errors
