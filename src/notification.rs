@@ -4,6 +4,7 @@
 //! looks at a rule's rows must fetch again. What both have from their rule is in
 //! its [`Terms`].
 
+mod audience;
 mod channel;
 mod event;
 mod json;
@@ -15,6 +16,7 @@ mod resync;
 mod share;
 mod terms;
 
+pub use audience::{Audience, NameHash};
 pub use channel::{ChannelClass, ChannelName, ChannelNameError};
 pub use event::{EventName, EventNameError};
 pub use json::{escaped_len, write_string};

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::acknowledge::Frontier;
 use crate::change::Timestamp;
-use crate::notification::{Notification, Reason, Resync, Terms};
+use crate::notification::{Audience, Notification, Reason, Resync, Terms};
 
 /// What each rule has pending on each table, counted, and its resyncs.
 #[derive(Debug, Default)]
@@ -12,6 +12,8 @@ pub(super) struct Rules {
     /// By the address of their terms.
     rules: HashMap<usize, Rule>,
     pending_bytes: usize,
+    /// Of the channels in the audiences of all resyncs.
+    names: usize,
     /// Those with a gathered resync, and those with an owed one, in order.
     gathering: VecDeque<usize>,
     owing: VecDeque<usize>,
@@ -33,6 +35,8 @@ pub(super) struct Rule {
     /// Of the open transaction: owed at its end.
     gathered: Option<Resync>,
     owed: Option<Resync>,
+    /// Of the channels in the audiences of both.
+    names: usize,
     /// What a lane took later may be sent after the owed one.
     owed_since: Option<Instant>,
     /// When the next resync may go: they have a window too.
@@ -54,9 +58,10 @@ impl Rules {
 
     #[cfg(test)]
     pub(super) fn hold_nothing(&self) -> bool {
-        self.rules
-            .values()
-            .all(|rule| (rule.unsent, rule.staged, rule.held, rule.bytes) == (0, 0, 0, 0))
+        let holds_nothing = |rule: &Rule| {
+            (rule.unsent, rule.staged, rule.held, rule.bytes, rule.names) == (0, 0, 0, 0, 0)
+        };
+        self.names == 0 && self.rules.values().all(holds_nothing)
     }
 
     pub(super) fn of(&mut self, terms: &Arc<Terms>) -> &mut Rule {
@@ -122,13 +127,7 @@ impl Rules {
             (Some(resync), _) | (None, Some(resync)) => resync.reason,
             (None, None) => return false,
         };
-        match &mut rule.gathered {
-            Some(resync) => {
-                let counted = notification.resync(&notification.terms, reason);
-                join(resync, reason, counted.count, counted.at);
-            }
-            None => self.gather(notification.resync(&notification.terms, reason)),
-        }
+        self.gather(notification.resync(&notification.terms, reason));
         true
     }
 
@@ -137,17 +136,20 @@ impl Rules {
         let address = address(&resync.terms);
         let rule = self.of(&resync.terms);
         match &mut rule.gathered {
-            Some(gathered) => join(gathered, resync.reason, resync.count, resync.at),
+            Some(gathered) => gathered.join(&resync),
             None => {
                 rule.gathered = Some(resync);
                 self.gathering.push_back(address);
             }
         }
+        self.bound_names(address);
     }
 
     pub(super) fn next_gathered(&mut self) -> Option<Resync> {
         let address = self.gathering.pop_front()?;
-        self.at(address).gathered.take()
+        let gathered = self.at(address).gathered.take();
+        self.bound_names(address);
+        gathered
     }
 
     /// Adds to what is owed. The resync's position is in the frontier; of two,
@@ -159,13 +161,13 @@ impl Rules {
             rule.owed = Some(resync);
             rule.owed_since = Some(now);
             self.owing.push_back(address);
-            return;
+            return self.bound_names(address);
         };
         // Else it has collapsed, and no lane has taken a change since.
         if !rule.terms.may_collapse {
             rule.owed_since = Some(now);
         }
-        join(owed, resync.reason, resync.count, resync.at);
+        owed.join(&resync);
         owed.position = match (owed.position, resync.position) {
             (Some(one), Some(other)) => {
                 frontier.leave(one.max(other));
@@ -173,6 +175,22 @@ impl Rules {
             }
             (one, other) => one.or(other),
         };
+        self.bound_names(address);
+    }
+
+    /// After something was added to the rule's resyncs, or one was taken.
+    fn bound_names(&mut self, address: usize) {
+        let most = Audience::MAX_NAMES_TOGETHER - (self.names - self.rules[&address].names);
+        let rule = self.at(address);
+        let before = rule.names;
+        rule.names = rule.count_names();
+        if rule.names > most {
+            for resync in rule.gathered.iter_mut().chain(&mut rule.owed) {
+                resync.audience = Audience::All;
+            }
+            rule.names = 0;
+        }
+        self.names = self.names - before + self.rules[&address].names;
     }
 
     pub(super) fn owes_nothing(&self) -> bool {
@@ -194,7 +212,9 @@ impl Rules {
         let address = self.owing.remove(index)?;
         let rule = self.at(address);
         rule.closed_until = rule.terms.window.map(|window| now + window);
-        rule.owed.take()
+        let owed = rule.owed.take();
+        self.bound_names(address);
+        owed
     }
 
     /// When the first resync that waits for its window's end may go. Others wait
@@ -231,6 +251,7 @@ impl Rule {
             oldest: None,
             gathered: None,
             owed: None,
+            names: 0,
             owed_since: None,
             closed_until: None,
         }
@@ -240,17 +261,14 @@ impl Rule {
         self.held == 0 && self.gathered.is_none() && self.owed.is_none()
     }
 
+    fn count_names(&self) -> usize {
+        self.gathered.iter().chain(&self.owed).map(|resync| resync.audience.names()).sum()
+    }
+
     /// Whether an owed resync stands for every change.
     pub(super) fn is_told_by_resync(&self) -> bool {
         self.terms.may_collapse && self.owed.is_some()
     }
-}
-
-/// Reasons are in the order of what they say of the changes lost to sight.
-fn join(resync: &mut Resync, reason: Reason, count: Option<u64>, at: Timestamp) {
-    resync.reason = resync.reason.max(reason);
-    resync.count = resync.count.zip(count).map(|(one, other)| one + other);
-    resync.at = resync.at.max(at);
 }
 
 fn weight(notification: &Notification) -> usize {

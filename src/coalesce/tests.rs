@@ -4,7 +4,7 @@ mod schedules;
 mod transactions;
 
 use super::*;
-use crate::notification::{Action, ChannelName, Payload, Refusal, Shape, Tells};
+use crate::notification::{Action, Audience, ChannelName, Payload, Refusal, Shape, Tells};
 
 const WINDOW: Duration = Duration::from_millis(250);
 
@@ -245,6 +245,7 @@ fn too_many_ids_become_one_resync_and_what_comes_before_it_is_taken_only_counts(
     assert_eq!(stage.frontier.advance(), None);
     let resync = stage.pop_resync().expect("it is complete as far as it goes");
     assert_eq!((resync.reason, resync.count), (Reason::Bulk, Some(7)));
+    assert_eq!(resync.audience.names(), 1, "all are on one channel");
     assert_eq!(resync.position, Some(Position::new(11)));
     assert_eq!(stage.frontier.advance(), Some(Position::new(50)));
     stage.reach(Position::new(60));
@@ -266,6 +267,7 @@ fn a_truncated_table_is_told_by_a_resync_that_takes_what_is_unsent_with_it() {
             terms: terms.clone(),
             reason: Reason::Truncate,
             count: None,
+            audience: Audience::All,
             position: Some(Position::new(2)),
             at: Timestamp::from_unix_micros(0),
         };
@@ -335,6 +337,7 @@ fn an_owed_resync_needs_no_position_and_takes_that_of_what_it_absorbs() {
         terms: terms.clone(),
         reason: Reason::Gap,
         count: None,
+        audience: Audience::All,
         position,
         at: Timestamp::from_unix_micros(0),
     };

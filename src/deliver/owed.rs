@@ -34,7 +34,7 @@ impl Owed {
 mod tests {
     use super::*;
     use crate::change::Timestamp;
-    use crate::notification::Reason;
+    use crate::notification::{Audience, Reason};
 
     #[test]
     fn a_rule_owes_nothing_once_a_resync_of_each_of_its_terms_is_settled() {
@@ -44,6 +44,7 @@ mod tests {
             terms: terms.clone(),
             reason: Reason::Gap,
             count: None,
+            audience: Audience::All,
             position: None,
             at: Timestamp::from_unix_micros(0),
         };

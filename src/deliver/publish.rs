@@ -194,12 +194,11 @@ impl Publisher {
         }
     }
 
-    fn list(&mut self, Ask { ticket, terms, prefix }: Ask) {
+    fn list(&mut self, ask: Ask) {
         let client = self.client.clone();
         self.in_flight.spawn(async move {
-            let is_named =
-                |name: &ChannelName| terms.channels.iter().any(|pattern| pattern.matches(name));
-            Ended::Listed { ticket, names: client.occupied(&prefix, &is_named).await }
+            let names = client.occupied(&ask.prefix, &|name| ask.wants(name)).await;
+            Ended::Listed { ticket: ask.ticket, names }
         });
     }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
 use crate::change::Position;
-use crate::notification::{ChannelName, Notification, Resync, Terms};
+use crate::notification::{Audience, ChannelName, ChannelPattern, Notification, Resync, Terms};
 
 use super::pusher::Capacity;
 
@@ -42,8 +42,16 @@ impl Ticket {
 #[derive(Debug)]
 pub(super) struct Ask {
     pub(super) ticket: Ticket,
-    pub(super) terms: Arc<Terms>,
+    terms: Arc<Terms>,
     pub(super) prefix: Box<str>,
+    audience: Audience,
+}
+
+impl Ask {
+    /// Whether the resync is for that channel, if it is occupied.
+    pub(super) fn wants(&self, name: &ChannelName) -> bool {
+        self.audience.holds(name) && self.terms.channels.iter().any(|it| it.matches(name))
+    }
 }
 
 #[derive(Debug)]
@@ -67,11 +75,17 @@ impl Resyncs {
         Resyncs { spread, tickets: 0, begun: BTreeMap::new(), asking: None }
     }
 
-    pub(super) fn begin(&mut self, resync: Resync, now: Instant) {
+    pub(super) fn begin(&mut self, mut resync: Resync, now: Instant) {
+        let names = self.begun.values().map(|begun| begun.resync.audience.names());
+        if names.sum::<usize>() + resync.audience.names() > Audience::MAX_NAMES_TOGETHER {
+            resync.audience = Audience::All;
+        }
         let patterns = &resync.terms.channels;
         let constant: Vec<ChannelName> =
             patterns.iter().filter_map(|pattern| pattern.constant()).collect();
-        let named_by_rows = patterns.iter().filter(|pattern| pattern.constant().is_none());
+        let is_by_rows = |it: &&ChannelPattern| it.constant().is_none();
+        let named_by_rows =
+            patterns.iter().filter(is_by_rows).filter(|_| !resync.audience.is_nobody());
         let mut prefixes: Vec<Box<str>> = named_by_rows.map(|it| it.prefix().into()).collect();
         prefixes.sort_unstable();
         prefixes.dedup();
@@ -108,7 +122,8 @@ impl Resyncs {
         }
         self.asking = Some(*ticket);
         let prefix = begun.prefixes.last().expect("it was filtered").clone();
-        Some(Ask { ticket: *ticket, terms: begun.resync.terms.clone(), prefix })
+        let Resync { terms, audience, .. } = &begun.resync;
+        Some(Ask { ticket: *ticket, terms: terms.clone(), prefix, audience: audience.clone() })
     }
 
     /// The endpoint has listed what was asked for.
@@ -238,7 +253,7 @@ mod tests {
 
     use super::*;
     use crate::change::Timestamp;
-    use crate::notification::{ChannelClass, ChannelPattern, Part, Reason};
+    use crate::notification::{ChannelClass, Part, Reason};
 
     fn pattern(text: &str) -> ChannelPattern {
         let (head, is_named_by_rows) = match text.strip_suffix('*') {
@@ -257,6 +272,7 @@ mod tests {
             terms: Arc::new(terms),
             reason: Reason::Bulk,
             count: Some(7),
+            audience: Audience::All,
             position: Some(Position::new(3)),
             at: Timestamp::from_unix_micros(1),
         }
@@ -308,6 +324,42 @@ mod tests {
         let expected = ["posts.1", "posts.2", "posts.all", "users.1", "users.2", "users.all"];
         assert_eq!(told, names(expected));
         assert!(resyncs.told().is_some() && !resyncs.hold(&terms));
+    }
+
+    #[test]
+    fn of_the_occupied_channels_those_are_told_whose_rows_changed() {
+        let (mut resyncs, now) = (Resyncs::new(Duration::ZERO), Instant::now());
+        let changed = names(["posts.1", "posts.2", "others.1"]);
+        let resync = Resync { audience: Audience::of(&changed), ..resync(&["posts", "posts.*"]) };
+        resyncs.begin(resync, now);
+        let ask = resyncs.ask(now).expect("a list is needed");
+        let mut occupied = names(["posts.2", "posts.3", "others.1", "posts"]);
+        occupied.retain(|name| ask.wants(name));
+        resyncs.listed(ask.ticket, occupied, now);
+        assert_eq!(settle_all(&mut resyncs, now), names(["posts", "posts.2"]));
+    }
+
+    #[test]
+    fn what_is_for_no_channel_that_rows_name_needs_no_list() {
+        let (mut resyncs, now) = (Resyncs::new(Duration::ZERO), Instant::now());
+        let audience = Audience::default();
+        resyncs.begin(Resync { audience, ..resync(&["posts", "posts.*"]) }, now);
+        assert!(resyncs.ask(now).is_none());
+        assert_eq!(settle_all(&mut resyncs, now), names(["posts"]));
+        assert!(resyncs.told().is_some());
+    }
+
+    #[test]
+    fn names_of_more_channels_than_are_kept_together_are_all() {
+        let (mut resyncs, now) = (Resyncs::new(Duration::ZERO), Instant::now());
+        let changed = Audience::of(&names((0..40_000).map(|id| format!("posts.{id}"))));
+        for _ in 0..20 {
+            resyncs.begin(Resync { audience: changed.clone(), ..resync(&["posts.*"]) }, now);
+        }
+        let kept = resyncs.begun.values().map(|begun| begun.resync.audience.names());
+        assert!(kept.sum::<usize>() <= Audience::MAX_NAMES_TOGETHER);
+        let all = resyncs.begun.values().filter(|begun| begun.resync.audience.is_all());
+        assert_eq!(all.count(), 15);
     }
 
     #[test]

@@ -186,7 +186,7 @@ mod tests {
     use crate::change::TableName;
     use crate::deliver::tests::notification;
     use crate::notification::{
-        Action, ChannelClass, ChannelPattern, Part, Reason, Refusal, Terms, Why,
+        Action, Audience, ChannelClass, ChannelPattern, Part, Reason, Refusal, Terms, Why,
     };
 
     #[test]
@@ -269,6 +269,7 @@ mod tests {
             terms: terms.into(),
             reason: Reason::Truncate,
             count: None,
+            audience: Audience::All,
             position: None,
             at: Timestamp::from_unix_micros(42),
         };

@@ -127,7 +127,9 @@ mod tests {
     use super::*;
     use crate::change::{Position, Timestamp};
     use crate::deliver::tests::notification;
-    use crate::notification::{ChannelClass, ChannelPattern, Part, Reason, Refusal, Terms};
+    use crate::notification::{
+        Audience, ChannelClass, ChannelPattern, Part, Reason, Refusal, Terms,
+    };
 
     struct Counting {
         tally: Tally,
@@ -208,6 +210,7 @@ mod tests {
             terms: counting.terms.clone(),
             reason: Reason::Truncate,
             count: None,
+            audience: Audience::All,
             position: Some(Position::new(3)),
             at: Timestamp::from_unix_micros(1),
         };

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, ChannelName, Notification, Payload, Piece, Terms, write_string};
+use super::{Action, Audience, ChannelName, Notification, Payload, Piece, Terms, write_string};
 use crate::change::{Position, Timestamp};
 
 /// Everyone who looks at rows of a rule must fetch them again.
@@ -12,6 +12,7 @@ pub struct Resync {
     pub reason: Reason,
     /// How many changes it stands for, if that is known.
     pub count: Option<u64>,
+    pub audience: Audience,
     /// Of the first commit that it stands for: what may not be confirmed before
     /// it is accepted. `None` if it is recorded as owed.
     pub position: Option<Position>,
@@ -77,6 +78,16 @@ impl Reason {
 }
 
 impl Resync {
+    /// Makes it stand for what both stand for, but for the position, which is the
+    /// frontier's too. Reasons are in the order of what they say of the changes lost
+    /// to sight.
+    pub fn join(&mut self, other: &Resync) {
+        self.reason = self.reason.max(other.reason);
+        self.count = self.count.zip(other.count).map(|(one, other)| one + other);
+        self.audience.join(&other.audience);
+        self.at = self.at.max(other.at);
+    }
+
     /// Its notifications on these channels, one for each event. `position` is
     /// what they hold back.
     pub fn notifications(

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use super::{ChannelName, Notification, Payload, Reason, Resync, Terms};
+use super::{Audience, ChannelName, Notification, Payload, Reason, Resync, Terms};
 
 /// What one rule has in a notification that those of several rules became.
 #[derive(Clone, Debug)]
@@ -36,15 +36,16 @@ impl Notification {
     /// What tells of the terms' changes instead, at this notification's position.
     pub fn resync(&self, terms: &Arc<Terms>, reason: Reason) -> Resync {
         let share = self.shares.iter().find(|share| Arc::ptr_eq(&share.terms, terms));
-        let (event_index, count) = match share {
-            Some(share) => (share.event_index, share.count),
-            None => (self.event_index, self.count),
+        let (event_index, count, channels) = match share {
+            Some(share) => (share.event_index, share.count, &share.channels),
+            None => (self.event_index, self.count, &self.channels),
         };
         Resync {
             terms: terms.clone(),
             reason,
             // A change has a notification for each event, and is one change.
             count: Some(if event_index == 0 { count } else { 0 }),
+            audience: Audience::of(channels),
             position: Some(self.position),
             at: self.at,
         }

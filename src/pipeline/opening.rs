@@ -12,7 +12,7 @@ use super::wal::{SlotGone, Visible};
 use super::{Capture, Error, Open, Pipeline, inspect, keeper};
 use crate::change::{Relation, Timestamp};
 use crate::lookup::Lookups;
-use crate::notification::{Reason, Resync};
+use crate::notification::{Audience, Reason, Resync};
 use crate::postgres::{Connection, Dsn};
 use crate::route::Router;
 use crate::state::{Loaded, Owed, State};
@@ -139,7 +139,8 @@ pub(super) fn resyncs(router: &Router, state: Option<&State>) -> Vec<Resync> {
     let at = Timestamp::now();
     let owed = router.terms().filter_map(|terms| {
         let reason = state?.owed.reason(&terms.rule)?;
-        Some(Resync { terms: terms.clone(), reason, count: None, position: None, at })
+        let (terms, audience) = (terms.clone(), Audience::All);
+        Some(Resync { terms, reason, count: None, audience, position: None, at })
     });
     owed.collect()
 }

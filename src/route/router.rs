@@ -6,7 +6,7 @@ use super::{Broadcasts, Rules, Unsent, broadcast};
 use crate::change::{
     Broadcast, Change, Context, Missed, ParentKey, Parents, Relation, TableName, Transaction,
 };
-use crate::notification::{Handoff, LetGo, Notification, Reason, Resync, Terms};
+use crate::notification::{Audience, Handoff, LetGo, Notification, Reason, Resync, Terms};
 
 /// The rules at work on one session's relations.
 #[derive(Debug)]
@@ -153,6 +153,7 @@ impl Router {
                     terms: rule.terms().clone(),
                     reason: Reason::Lookup,
                     count: Some(1),
+                    audience: Audience::All,
                     position: Some(change.transaction.position),
                     at: change.transaction.at,
                 });
@@ -177,6 +178,7 @@ impl Router {
             terms: rule.terms().clone(),
             reason: Reason::Truncate,
             count: None,
+            audience: Audience::All,
             position: Some(transaction.position),
             at: transaction.at,
         }));
@@ -203,6 +205,7 @@ impl Router {
             terms: terms.clone(),
             reason,
             count: None,
+            audience: Audience::All,
             position: Some(transaction.position),
             at: transaction.at,
         };

@@ -21,6 +21,46 @@ fn a_transaction_of_any_size_costs_one_resync() {
 }
 
 #[test]
+fn a_resync_is_for_the_channels_of_what_collapsed_unless_they_are_too_many() {
+    let terms = Arc::new(terms("post"));
+    let channel = |id: u64| format!("posts.{id}").parse::<ChannelName>().expect("a channel");
+    let many = Audience::MAX_NAMES as u64 + 1;
+    for (ids, is_all) in [(5000, false), (many, true)] {
+        let mut stage = Stage::new(AMPLE);
+        for id in 0..ids {
+            let made = notification(&terms, Action::Updated, id, 1 + id / 10);
+            stage.push(Notification { channels: vec![channel(id)], ..made });
+        }
+        stage.reach(Position::new(1 + ids / 10));
+        let Resync { audience, count, .. } = stage.pop_resync().expect("of all rows");
+        assert_eq!((count, audience.is_all()), (Some(ids), is_all));
+        assert!((0..ids).all(|id| audience.holds(&channel(id))));
+        assert_eq!(audience.holds(&channel(ids)), is_all);
+        assert_eq!(audience.names() as u64, if is_all { 0 } else { ids });
+    }
+}
+
+#[test]
+fn the_names_of_all_resyncs_together_are_bounded() {
+    let rules: Vec<_> = (0..12).map(|rule| Arc::new(terms(&format!("rule-{rule}")))).collect();
+    let mut stage = Stage::new(AMPLE);
+    for id in 0..30_000_u64 {
+        for terms in &rules {
+            let name = format!("{}.{id}", terms.rule).parse().expect("a channel");
+            let made = notification(terms, Action::Updated, id, 1);
+            stage.push(Notification { channels: vec![name], ..made });
+        }
+    }
+    stage.reach(Position::new(1));
+    let popped: Vec<Resync> = std::iter::from_fn(|| stage.pop_resync()).collect();
+    assert_eq!(popped.len(), rules.len());
+    let names = popped.iter().map(|resync| resync.audience.names());
+    assert!(names.sum::<usize>() <= Audience::MAX_NAMES_TOGETHER);
+    assert!(popped.iter().filter(|resync| !resync.audience.is_all()).count() >= 5);
+    assert!(stage.coalescer.rules.hold_nothing());
+}
+
+#[test]
 fn rows_of_no_effect_leave_nothing_behind() {
     let terms = Arc::new(terms("post"));
     let mut stage = Stage::new(AMPLE);

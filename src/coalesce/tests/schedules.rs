@@ -139,6 +139,7 @@ struct Obligation {
     rule: usize,
     event_index: usize,
     id: Box<str>,
+    /// Empty for all that the rule names.
     channel: String,
     position: Position,
     /// When it was last pushed, by the count of steps.
@@ -324,6 +325,7 @@ impl World {
                         terms: self.rules[rule].clone(),
                         reason: Reason::Truncate,
                         count: None,
+                        audience: Audience::All,
                         position: Some(position),
                         at: self.stage.at.wall,
                     });
@@ -449,8 +451,17 @@ impl World {
             }
             Popped::Resync(popped) => {
                 let rule = self.rule_of(&popped.terms);
-                self.owed.retain(|owed, since| *owed != rule || *since >= popped_at);
-                self.obligations.retain(|_, owed| owed.rule != rule || owed.pushed >= popped_at);
+                let Resync { audience, .. } = &popped;
+                let is_told = |owed: &Obligation| match &*owed.channel {
+                    "" => audience.is_all(),
+                    channel => audience.holds(&channel.parse().expect("a channel")),
+                };
+                self.obligations.retain(|_, owed| {
+                    owed.rule != rule || owed.pushed >= popped_at || !is_told(owed)
+                });
+                if audience.is_all() {
+                    self.owed.retain(|owed, since| *owed != rule || *since >= popped_at);
+                }
                 if let Some(position) = popped.position {
                     self.stage.frontier.leave(position);
                 }
@@ -501,6 +512,7 @@ impl World {
             terms: self.rules[rule].clone(),
             reason: Reason::Gap,
             count: None,
+            audience: Audience::All,
             position: None,
             at: self.stage.at.wall,
         };

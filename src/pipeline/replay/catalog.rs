@@ -7,7 +7,7 @@ use super::super::unsent::Unsent;
 use super::super::{Error, INSPECTION_TIMEOUT, readings_of};
 use crate::change::{Relation, TableName, Timestamp};
 use crate::lookup::Lookups;
-use crate::notification::{Reason, Resync, Terms};
+use crate::notification::{Audience, Reason, Resync, Terms};
 use crate::observe::Observer;
 use crate::postgres::catalog::{self, Table};
 use crate::postgres::checks::Finding;
@@ -79,6 +79,7 @@ impl Catalog {
             terms: terms.clone(),
             reason: Reason::Replay,
             count: None,
+            audience: Audience::All,
             position: None,
             at,
         };

@@ -13,7 +13,7 @@ use super::rows::{Table, batch_within, fields};
 use crate::change::{
     Lookup, LookupId, Parent, ParentKey, ParentRow, Parents, Position, Relation, Timestamp,
 };
-use crate::notification::{Notification, Reason, Resync};
+use crate::notification::{Audience, Notification, Reason, Resync};
 use crate::route::{Config, Options, Problem, Router, Rules, Severity};
 
 /// One file of `tests/rules`.
@@ -244,6 +244,7 @@ impl ResyncCase {
             terms,
             reason: self.reason,
             count: self.count,
+            audience: Audience::All,
             position: Some(position),
             at: Timestamp::from_unix_micros(0),
         };

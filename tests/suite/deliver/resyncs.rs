@@ -8,7 +8,7 @@ use rowcast::change::{Position, Timestamp};
 use rowcast::deliver::ByteSize;
 use rowcast::deliver::pusher::Server;
 use rowcast::notification::{
-    ChannelClass, ChannelPattern, Handoff, Notification, Part, Reason, Resync, Terms,
+    Audience, ChannelClass, ChannelPattern, Handoff, Notification, Part, Reason, Resync, Terms,
 };
 
 use crate::harness::endpoint::{Accepted, Endpoint, Event, Fault};
@@ -38,6 +38,7 @@ fn resync(terms: &Arc<Terms>, reason: Reason, position: Option<u64>) -> Resync {
         terms: terms.clone(),
         reason,
         count: None,
+        audience: Audience::All,
         position: position.map(Position::new),
         at: Timestamp::now(),
     }
@@ -66,10 +67,11 @@ fn at_once(endpoint: &Endpoint) -> Setup {
 }
 
 #[tokio::test]
-async fn too_many_changes_become_a_resync_on_the_rules_channels_and_on_occupied_ones() {
+async fn too_many_changes_become_a_resync_on_the_rules_channels_and_on_occupied_ones_of_theirs() {
     let endpoint = Endpoint::start(Server::Reverb).await;
     endpoint.occupy([
         "private-posts.3",
+        "private-posts.998",
         "private-posts.77777",
         "private-posts.3.comments",
         "posts.4",
@@ -86,7 +88,7 @@ async fn too_many_changes_become_a_resync_on_the_rules_channels_and_on_occupied_
     session.finish().await.expect("all is delivered");
 
     let resyncs = endpoint.resyncs();
-    let expected = ["private-posts", "private-posts.3", "private-posts.77777"];
+    let expected = ["private-posts", "private-posts.3", "private-posts.998"];
     assert_eq!(told(&resyncs), expected.into());
     assert_eq!(resyncs.len(), 3, "{resyncs:?}");
     for Accepted { event, .. } in &resyncs {

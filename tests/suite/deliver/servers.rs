@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rowcast::change::{Position, Timestamp};
 use rowcast::deliver::pusher::{Client, Problem, Server};
 use rowcast::notification::{
-    ChannelClass, ChannelPattern, Handoff, Part, Payload, Reason, Resync, Terms,
+    Audience, ChannelClass, ChannelPattern, Handoff, Part, Payload, Reason, Resync, Terms,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -96,6 +96,7 @@ async fn a_resync_reaches_who_listens_on_a_real_sockudo_and_no_other_channel() {
         terms: terms.into(),
         reason: Reason::Truncate,
         count: None,
+        audience: Audience::All,
         position: Some(Position::new(1)),
         at: Timestamp::now(),
     };
