@@ -75,7 +75,15 @@ impl RejectedFile {
     }
 
     fn try_append(&mut self, rejected: &[Rejected]) -> io::Result<()> {
-        let mut len = self.lock()?;
+        let len = self.lock()?;
+        let written = self.write(rejected, len);
+        // It does not outlive the file either.
+        let _ = self.file.unlock();
+        written
+    }
+
+    /// To the locked file, which is so long.
+    fn write(&mut self, rejected: &[Rejected], mut len: u64) -> io::Result<()> {
         let mut line = Vec::new();
         for rejected in rejected {
             line.clear();
@@ -89,10 +97,7 @@ impl RejectedFile {
             self.file.write_all(&line)?;
             len += line.len() as u64;
         }
-        let written = self.file.sync_data();
-        // It does not outlive the file either.
-        let _ = self.file.unlock();
-        written
+        self.file.sync_data()
     }
 
     /// Locks the file that is there, which another process may have put in place of

@@ -28,7 +28,7 @@ use super::{End, Error, QUEUE, Routing, keeper, result_of, stopped};
 use crate::deliver::{Deliver, Progress};
 use crate::notification::{Handoff, Resync};
 use crate::source::recording::Recording;
-use crate::source::rows;
+use crate::source::{self, rows};
 
 /// What is told once more.
 pub enum Again {
@@ -57,10 +57,12 @@ pub struct Replay<'a> {
     pub progress: watch::Sender<Progress>,
 }
 
-/// What has come of it.
+/// What has come of it, also where it could not be told to its end.
 #[derive(Debug)]
 pub struct Replayed {
     pub end: End,
+    /// What kept it from being told.
+    pub failed: Option<Error>,
     /// How many notifications were handed on to be sent, without resyncs.
     pub notifications: u64,
     /// How far rows were read, if any were to be.
@@ -70,14 +72,7 @@ pub struct Replayed {
 impl Replay<'_> {
     /// Tells it until all is accepted, or refused and written down, or until
     /// `shutdown` turns true and what was read is delivered or the grace is over.
-    ///
-    /// # Errors
-    /// What keeps it from being told.
-    pub async fn run(
-        self,
-        again: Again,
-        shutdown: watch::Receiver<bool>,
-    ) -> Result<Replayed, Error> {
+    pub async fn run(self, again: Again, shutdown: watch::Receiver<bool>) -> Replayed {
         let Replay { deliver, rate, grace, progress } = self;
         let (handoffs_tx, handoffs_rx) = mpsc::channel(QUEUE);
         let (throttled_tx, throttled_rx) = mpsc::channel(QUEUE);
@@ -116,15 +111,16 @@ impl Replay<'_> {
         let throttle = tokio::spawn(throttle);
 
         let mut deadline: Option<Instant> = None;
-        let delivered = {
+        let mut failed = None;
+        let is_all_told = {
             let delivering = deliver.run(owed, throttled_rx, progress);
             let stopping = stopped(shutdown);
             tokio::pin!(delivering, stopping);
             loop {
                 tokio::select! {
                     delivered = &mut delivering => {
-                        delivered?;
-                        break true;
+                        failed = delivered.err().map(Error::from);
+                        break deadline.is_none();
                     }
                     () = &mut stopping, if deadline.is_none() => {
                         info!("stopping: delivering what was read");
@@ -136,22 +132,25 @@ impl Replay<'_> {
                 }
             }
         };
+        // Where delivery failed, what waits for its turn is not sent.
+        stop_tx.send_replace(true);
         let notifications = result_of(throttle.await);
         if let Some(routing) = routing {
-            result_of(routing.await)?;
+            failed = failed.or(result_of(routing.await).err());
         }
-        let read = match reading {
-            Some(reading) => Some(result_of(reading.await)),
-            None => None,
-        };
+        let mut read = None;
+        if let Some(reading) = reading {
+            let read = read.insert(result_of(reading.await));
+            failed = failed.or(read.failed.take().map(|error| source::Error::from(error).into()));
+        }
         if let Some(recalling) = recalling {
-            result_of(recalling.await)?;
+            failed = failed.or(result_of(recalling.await).err().map(Error::from));
         }
-        let end = match delivered && deadline.is_none() {
+        let end = match is_all_told && failed.is_none() {
             true => End::Delivered,
             false => End::Undelivered,
         };
-        Ok(Replayed { end, notifications, read })
+        Replayed { end, failed, notifications, read }
     }
 }
 

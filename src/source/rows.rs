@@ -49,7 +49,8 @@ pub struct Read {
     pub after: Option<Key>,
     /// How many were.
     pub delivered: u64,
-    pub ended: Result<(), Error>,
+    /// Why no further.
+    pub failed: Option<Error>,
 }
 
 struct Page {
@@ -103,7 +104,7 @@ impl Session {
         while confirmed.changed().await.is_ok() {}
         ledger.settle(*confirmed.borrow());
         let Ledger { after, delivered, .. } = ledger;
-        Read { after, delivered, ended }
+        Read { after, delivered, failed: ended.err() }
     }
 
     /// The next rows, at least one unless there is none.

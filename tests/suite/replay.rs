@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    process::Command,
 };
 
 use rowcast::deliver::pusher::Server;
@@ -14,6 +15,7 @@ use crate::harness::{
     cluster::Version,
     database::Database,
     endpoint::{Endpoint, Event, Fault},
+    process::Process,
     rowcast::Rowcast,
     sockudo::Sockudo,
     wait::SOON,
@@ -27,6 +29,31 @@ fn sockudo_toml(sockudo: &Sockudo) -> String {
         Sockudo::KEY,
         Sockudo::SECRET,
     )
+}
+
+/// A rowcast that can make no file larger than that.
+fn start_with_little_disk(rowcast: &Rowcast, bytes: u64, arguments: &[&str]) -> Process {
+    let mut command = Command::new("env");
+    command
+        .args(["--ignore-signal=XFSZ", "prlimit"])
+        .arg(format!("--fsize={bytes}"))
+        .arg(env!("CARGO_BIN_EXE_rowcast"))
+        .args(arguments)
+        .env("HOME", rowcast.folder());
+    Process::spawn(&mut command, rowcast.folder())
+}
+
+/// The arguments of the command that the process says goes on.
+fn goes_on(replay: &Process) -> Vec<String> {
+    let said = replay.stderr.all();
+    let command = said.iter().find(|line| line.trim().starts_with("rowcast replay "));
+    let command = command.unwrap_or_else(|| panic!("no command goes on: {said:?}"));
+    command.split_whitespace().skip(1).map(ToOwned::to_owned).collect()
+}
+
+fn restart(rowcast: &Rowcast, arguments: &[String]) -> Process {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    rowcast.start(&arguments)
 }
 
 /// Without anything that `setup` makes: replay needs none of it.
@@ -108,18 +135,13 @@ async fn a_hundred_thousand_rows_are_told_though_it_is_interrupted_and_few_of_th
     let command = ["replay", "--table", "posts", "--rate", "unlimited", "--yes"];
     let mut words: Vec<String> = command.map(ToOwned::to_owned).into();
     for stop_at in [20_000, 60_000] {
-        let arguments: Vec<&str> = words.iter().map(String::as_str).collect();
-        let replay = rowcast.start(&arguments);
+        let replay = restart(&rowcast, &words);
         endpoint.wait_for("a part is told", |accepted| accepted.len() >= stop_at).await;
         replay.signal(Signal::INT);
         assert_eq!(replay.exit_code(SOON).await, 1, "{:?}", replay.stderr.all());
-        let said = replay.stderr.all();
-        let goes_on = said.iter().find(|line| line.trim().starts_with("rowcast replay "));
-        let goes_on = goes_on.unwrap_or_else(|| panic!("no command goes on: {said:?}"));
-        words = goes_on.split_whitespace().skip(1).map(ToOwned::to_owned).collect();
+        words = goes_on(&replay);
     }
-    let arguments: Vec<&str> = words.iter().map(String::as_str).collect();
-    let last = rowcast.start(&arguments);
+    let last = restart(&rowcast, &words);
     assert_eq!(last.exit_code(3 * SOON).await, 0, "{:?}", last.stderr.all());
 
     let told = ids(&endpoint);
@@ -129,6 +151,39 @@ async fn a_hundred_thousand_rows_are_told_though_it_is_interrupted_and_few_of_th
     assert!(twice <= 2000, "{twice} rows were told again");
     assert!(endpoint.resyncs().is_empty());
     endpoint.assert_strict();
+}
+
+#[tokio::test]
+async fn a_replay_whose_delivery_fails_says_what_goes_on_after_what_was_told() {
+    let database = Database::on(Version::V15).await;
+    database
+        .psql(
+            "create table posts (id int primary key, title text);
+             insert into posts select i, 'a' from generate_series(1, 10) i",
+        )
+        .await;
+    let endpoint = Endpoint::start(Server::Any).await;
+    let is_fifth = |event: &Event| event.data("id") == 5;
+    endpoint.choose(move |events| events.iter().any(is_fifth).then(|| Fault::status(400)));
+    let pusher = format!("[pusher]\n{}", endpoint.toml());
+    let rule = "[[rule]]\ntable = 'posts'\nchannels = 'posts.{{ id }}'\n";
+    let rowcast = configured(&database, &pusher, rule);
+
+    let command = ["replay", "--table", "posts", "--rate", "5/s"];
+    // What is refused cannot be written down.
+    let replay = start_with_little_disk(&rowcast, 0, &command);
+    assert_eq!(replay.exit_code(SOON).await, 1, "{:?}", replay.stderr.all());
+    let said = replay.stderr.all().join("\n");
+    assert!(
+        said.contains("stopped: ") && said.contains("a refused notification cannot be"),
+        "{said}"
+    );
+    let words = goes_on(&replay);
+    assert!(words.contains(&"--after".to_owned()), "{words:?}");
+    endpoint.heal();
+    let last = restart(&rowcast, &words);
+    assert_eq!(last.exit_code(SOON).await, 0, "{:?}", last.stderr.all());
+    assert_eq!(BTreeSet::from_iter(ids(&endpoint)), (1..=10).collect());
 }
 
 const RULES: &str = "[[rule]]
@@ -256,6 +311,13 @@ async fn who_may_not_read_the_rows_is_told_what_to_grant() {
     assert_eq!(owner.exit_code(SOON).await, 0, "{:?}", owner.stderr.all());
 }
 
+/// What stands in the file of a notification that the endpoint has refused.
+fn refused_line(id: u32) -> String {
+    format!(
+        r#"{{"at":"2026-11-20T21:34:00.123456Z","rule":"posts","event":"PostUpdated","channels":["posts.{id}"],"entity":"post","id":{id},"action":"updated","data":{{"id":{id}}},"position":7,"reason":"it was bad"}}"#
+    )
+}
+
 #[tokio::test]
 async fn what_was_refused_is_sent_again_and_stays_only_if_it_is_refused_again() {
     let endpoint = Endpoint::start(Server::Any).await;
@@ -265,14 +327,9 @@ async fn what_was_refused_is_sent_again_and_stays_only_if_it_is_refused_again() 
         "[pusher]\n{}[run]\nstate_dir = 'state'\n[[rule]]\ntable = 'posts'\nchannels = 'posts'\n",
         endpoint.toml()
     ));
-    let line = |id: u32| {
-        format!(
-            r#"{{"at":"2026-11-20T21:34:00.123456Z","rule":"posts","event":"PostUpdated","channels":["posts.{id}"],"entity":"post","id":{id},"action":"updated","data":{{"id":{id}}},"position":7,"reason":"it was bad"}}"#
-        )
-    };
     let path = rowcast.folder().join("state/rejected.jsonl");
     fs::create_dir(rowcast.folder().join("state")).expect("the folder is writable");
-    let lines: Vec<String> = (1..=4).map(line).collect();
+    let lines: Vec<String> = (1..=4).map(refused_line).collect();
     fs::write(&path, lines.join("\n") + "\nno line of ours\n").expect("the folder is writable");
 
     let dry = rowcast.start(&["replay", "--rejected", "--dry-run"]);
@@ -300,4 +357,31 @@ async fn what_was_refused_is_sent_again_and_stays_only_if_it_is_refused_again() 
     assert_eq!(last.exit_code(SOON).await, 0, "{:?}", last.stderr.all());
     assert_eq!(ids(&endpoint).len(), 4);
     assert_eq!(fs::read_to_string(&path).expect("it is there"), "no line of ours\n");
+}
+
+#[tokio::test]
+async fn what_was_sent_before_a_failure_is_not_among_the_refused_any_more() {
+    let endpoint = Endpoint::start(Server::Any).await;
+    let is_third = |event: &Event| event.channel == "posts.3";
+    endpoint.choose(move |events| events.iter().any(is_third).then(|| Fault::status(400)));
+    let rowcast = Rowcast::new(&format!(
+        "[pusher]\n{}[run]\nstate_dir = 'state'\n[[rule]]\ntable = 'posts'\nchannels = 'posts'\n",
+        endpoint.toml()
+    ));
+    let text: String = (1..=4).map(|id| refused_line(id) + "\n").collect();
+    let path = rowcast.folder().join("state/rejected.jsonl");
+    fs::create_dir(rowcast.folder().join("state")).expect("the folder is writable");
+    fs::write(&path, &text).expect("the folder is writable");
+
+    let command = ["replay", "--rejected", "--rate", "5/s"];
+    let replay = start_with_little_disk(&rowcast, text.len() as u64, &command);
+    assert_eq!(replay.exit_code(SOON).await, 1, "{:?}", replay.stderr.all());
+    let said = replay.stderr.all().join("\n");
+    assert!(said.contains("stopped: 2 notifications are left"), "{said}");
+    let left: String = (3..=4).map(|id| refused_line(id) + "\n").collect();
+    assert_eq!(fs::read_to_string(&path).expect("it is there"), left);
+    endpoint.heal();
+    let last = restart(&rowcast, &goes_on(&replay));
+    assert_eq!(last.exit_code(SOON).await, 0, "{:?}", last.stderr.all());
+    assert_eq!(ids(&endpoint), [1, 2, 3, 4]);
 }

@@ -15,7 +15,7 @@ use anyhow::Context;
 
 use self::moment::Moment;
 use self::refused::Refused;
-use super::{Global, run::state_dir};
+use super::{Global, run::state_dir, shell};
 use crate::config::Loaded;
 use crate::deliver::{ByteSize, Deliver, Format, Limits, RejectedFile, Sink, Stdout, pusher};
 use crate::notification::Action;
@@ -159,6 +159,48 @@ pub(super) async fn run(args: Args, global: &Global) -> anyhow::Result<()> {
 }
 
 impl Args {
+    /// The command that goes on with this after there.
+    fn goes_on(&self, global: &Global, what: Vec<(&str, String)>, after: Option<String>) -> String {
+        let mut words = vec!["rowcast".to_owned(), "replay".to_owned()];
+        let mut option = |name: &str, value: &str| {
+            words.extend([name.to_owned(), shell::word(value)]);
+        };
+        if let Some(config) = &global.config {
+            option("--config", &config.display().to_string());
+        }
+        if self.url.is_some() {
+            // It may hold a password.
+            option("--url", "(as before)");
+        }
+        what.iter().for_each(|(name, value)| option(name, value));
+        self.rule.iter().for_each(|rule| option("--rule", rule));
+        if let Some(action) = self.action {
+            option("--action", action.name());
+        }
+        match &self.rate.0 {
+            Some(rate) => option("--rate", &rate.to_string()),
+            None => option("--rate", "unlimited"),
+        }
+        if let Some(after) = after {
+            option("--after", &after);
+        }
+        for (name, is_set) in
+            [("--yes", self.yes), ("--dry-run", self.dry_run), ("--json", self.json)]
+        {
+            words.extend(is_set.then(|| name.to_owned()));
+        }
+        words.join(" ")
+    }
+
+    /// In words, how long so many notifications take at least; nothing if that is not
+    /// bound.
+    fn time_of(&self, notifications: u64) -> String {
+        match self.rate.0.as_ref().filter(|_| !self.dry_run) {
+            Some(rate) => format!(", in about {}", report::Time(rate.time_of(notifications))),
+            None => String::new(),
+        }
+    }
+
     fn dsn(&self, loaded: &Loaded) -> Dsn {
         self.url.clone().unwrap_or_else(|| loaded.config.database.dsn())
     }

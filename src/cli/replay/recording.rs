@@ -9,16 +9,17 @@ use anyhow::{Context, bail};
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::report::{self, Time, counted};
+use super::report::{self, counted};
 use super::rows::{is_agreed, words_of};
 use super::{ASKS_ABOVE, Args};
 use crate::change::{Item, Parents, Position, Relation};
-use crate::cli::shell;
 use crate::cli::{Global, rules, signal};
 use crate::config::Loaded;
 use crate::deliver::Progress;
 use crate::notification::Handoff;
-use crate::pipeline::replay::{Again, Catalog, Replay, Source, named, routing_of_recording};
+use crate::pipeline::replay::{
+    Again, Catalog, Replay, Replayed, Source, named, routing_of_recording,
+};
 use crate::pipeline::{self, End};
 use crate::route::{Router, Rules};
 use crate::source::recording::{self, Recording};
@@ -84,38 +85,32 @@ pub(super) async fn run(
     let grace = loaded.config.run.grace;
     let replay = Replay { deliver: &mut deliver, rate, grace, progress: progress_tx };
     let source = Source::Recording(Box::new(open()?));
-    let replayed = replay.run(Again::Changes(source, Box::new(routing)), shutdown).await?;
+    let again = Again::Changes(source, Box::new(routing));
+    let Replayed { end, failed, notifications, .. } = replay.run(again, shutdown).await;
 
     let reached = progress_rx.borrow().position.or(after);
-    let is_done = replayed.end == End::Delivered;
+    let is_done = end == End::Delivered;
     let delivered = if is_done { contents.changes } else { contents.at(reached) };
+    let told = counted(delivered, "change", "changes");
     let refused = refused.and_then(|refused| refused.since());
     if args.json {
         report::print_json(&json!({
             "recording": file,
             "changes": contents.changes,
             "delivered": delivered,
-            "notifications": replayed.notifications,
+            "notifications": notifications,
             "after": reached.map(Position::value),
             "done": is_done,
             "refused": refused,
             "seconds": started.elapsed().as_secs_f64(),
         }))?;
     } else if is_done {
-        let verb = if args.dry_run { "would be sent" } else { "sent" };
-        report::say(&format!(
-            "Done: {}, {} {verb}, in {}.",
-            counted(delivered, "change", "changes"),
-            counted(replayed.notifications, "notification", "notifications"),
-            Time(started.elapsed())
-        ))?;
+        report::done(args, &told, notifications, started)?;
     }
     if !is_done {
-        bail!(
-            "stopped: {} delivered. This goes on:\n  {}",
-            counted(delivered, "change", "changes"),
-            command(args, global, file, reached)
-        );
+        let what = vec![("--recording", file.display().to_string())];
+        let command = args.goes_on(global, what, reached.map(|it| it.value().to_string()));
+        return Err(report::stopped(&format!("{told} delivered"), &command, failed));
     }
     match refused {
         Some(refused) => bail!(refused),
@@ -200,36 +195,7 @@ fn words(file: &Path, contents: &Contents, told: &Rules, most: u64, args: &Args)
         counted(most, "notification", "notifications"),
         rules.join(", "),
     );
-    if let Some(rate) = args.rate.0.as_ref().filter(|_| !args.dry_run) {
-        words.push_str(&format!(", in about {}", Time(rate.time_of(most))));
-    }
+    words.push_str(&args.time_of(most));
     words.push('.');
     words
-}
-
-/// The command that goes on after this position.
-fn command(args: &Args, global: &Global, file: &Path, after: Option<Position>) -> String {
-    let mut words = vec!["rowcast".to_owned(), "replay".to_owned()];
-    let mut option = |name: &str, value: &str| words.extend([name.to_owned(), shell::word(value)]);
-    if let Some(config) = &global.config {
-        option("--config", &config.display().to_string());
-    }
-    if args.url.is_some() {
-        // It may hold a password.
-        option("--url", "(as before)");
-    }
-    option("--recording", &file.display().to_string());
-    args.rule.iter().for_each(|rule| option("--rule", rule));
-    match &args.rate.0 {
-        Some(rate) => option("--rate", &rate.to_string()),
-        None => option("--rate", "unlimited"),
-    }
-    if let Some(after) = after {
-        option("--after", &after.value().to_string());
-    }
-    for (name, is_set) in [("--yes", args.yes), ("--dry-run", args.dry_run), ("--json", args.json)]
-    {
-        words.extend(is_set.then(|| name.to_owned()));
-    }
-    words.join(" ")
 }

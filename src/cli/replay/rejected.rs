@@ -14,7 +14,7 @@ use crate::cli::{run::state_dir, signal};
 use crate::config::Loaded;
 use crate::deliver::{ByteSize, Progress, RejectedFile, Resend};
 use crate::pipeline::End;
-use crate::pipeline::replay::{Again, Replay};
+use crate::pipeline::replay::{Again, Replay, Replayed};
 
 /// What is refused again is appended, and must not set aside what it is read from.
 const NO_BOUND: ByteSize = ByteSize::new(u64::MAX);
@@ -44,7 +44,8 @@ pub(super) async fn run(args: &Args, file: Option<&Path>, loaded: &Loaded) -> an
     let rate = args.rate.0.clone().filter(|_| !args.dry_run);
     let grace = loaded.config.run.grace;
     let replay = Replay { deliver: &mut deliver, rate, grace, progress: progress_tx };
-    let replayed = replay.run(Again::Refused(resend.handoffs()), shutdown).await?;
+    let again = Again::Refused(resend.handoffs());
+    let Replayed { end, failed, notifications, .. } = replay.run(again, shutdown).await;
     let refused = refused.is_some_and(|refused| refused.since().is_some());
     let delivered = progress_rx.borrow().position;
     let left = match args.dry_run {
@@ -55,24 +56,23 @@ pub(super) async fn run(args: &Args, file: Option<&Path>, loaded: &Loaded) -> an
     if args.json {
         report::print_json(&json!({
             "file": path,
-            "notifications": replayed.notifications,
+            "notifications": notifications,
             "left": left,
             "refused_again": refused,
             "seconds": started.elapsed().as_secs_f64(),
         }))?;
-    } else if replayed.end == End::Delivered && !args.dry_run {
+    } else if end == End::Delivered && !args.dry_run {
         report::say(&format!(
             "Done: {} sent in {}.",
             counted(count, "notification", "notifications"),
             Time(started.elapsed())
         ))?;
     }
-    if replayed.end == End::Undelivered {
-        bail!(
-            "stopped: {} left. This goes on:\n  rowcast replay --rejected {}",
-            counted(left, "notification is", "notifications are"),
-            shell::word(&path.display().to_string())
-        );
+    if end == End::Undelivered {
+        let left = counted(left, "notification is", "notifications are");
+        let path = shell::word(&path.display().to_string());
+        let command = format!("rowcast replay --rejected {path}");
+        return Err(report::stopped(&format!("{left} left"), &command, failed));
     }
     if refused {
         bail!("some were refused again, and stand in {} with the reason", path.display());

@@ -3,7 +3,10 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use super::Args;
+use crate::pipeline;
 
 /// A count with its thousands apart: `100,000`.
 pub(super) struct Count(pub(super) u64);
@@ -44,6 +47,32 @@ pub(super) fn counted(count: u64, one: &str, many: &str) -> String {
 /// For people.
 pub(super) fn say(text: &str) -> io::Result<()> {
     writeln!(io::stderr(), "{text}")
+}
+
+/// That all was told. `delivered` is what, with its count.
+pub(super) fn done(
+    args: &Args,
+    delivered: &str,
+    notifications: u64,
+    started: Instant,
+) -> io::Result<()> {
+    let verb = if args.dry_run { "would be sent" } else { "sent" };
+    let notifications = counted(notifications, "notification", "notifications");
+    say(&format!("Done: {delivered}, {notifications} {verb}, in {}.", Time(started.elapsed())))
+}
+
+/// That not all was told: how far it came, and the command that goes on; and what kept
+/// it from going on by itself.
+pub(super) fn stopped(
+    how_far: &str,
+    command: &str,
+    failed: Option<pipeline::Error>,
+) -> anyhow::Error {
+    let told = format!("stopped: {how_far}. This goes on:\n  {command}");
+    match failed {
+        Some(failed) => anyhow::Error::from(failed).context(told),
+        None => anyhow::Error::msg(told),
+    }
 }
 
 /// For programs.

@@ -15,7 +15,7 @@ use crate::cli::{rules, signal};
 use crate::config::Loaded;
 use crate::deliver::Progress;
 use crate::pipeline::End;
-use crate::pipeline::replay::{Again, Catalog, Replay, named};
+use crate::pipeline::replay::{Again, Catalog, Replay, Replayed, named};
 
 /// `names` are of rules; none means all.
 pub(super) async fn run(args: &Args, names: &[String], loaded: &Loaded) -> anyhow::Result<()> {
@@ -41,7 +41,7 @@ pub(super) async fn run(args: &Args, names: &[String], loaded: &Loaded) -> anyho
     let (progress_tx, progress_rx) = watch::channel(Progress::default());
     let grace = loaded.config.run.grace;
     let replay = Replay { deliver: &mut deliver, rate: None, grace, progress: progress_tx };
-    let replayed = replay.run(Again::Resyncs(resyncs), shutdown).await?;
+    let Replayed { end, failed, .. } = replay.run(Again::Resyncs(resyncs), shutdown).await;
     let settled = progress_rx.borrow().settled.clone();
     let left: Vec<&str> = rules.difference(&settled).map(|rule| &**rule).collect();
     if args.json {
@@ -52,15 +52,18 @@ pub(super) async fn run(args: &Args, names: &[String], loaded: &Loaded) -> anyho
         let rules = counted(settled.len() as u64, "rule", "rules");
         report::say(&format!("Done: {rules} told in {}.", Time(started.elapsed())))?;
     }
-    if let Some(refused) = refused.and_then(|refused| refused.since()) {
+    if let Some(refused) = refused.and_then(|refused| refused.since())
+        && failed.is_none()
+    {
         bail!(refused);
     }
-    match replayed.end {
-        _ if left.is_empty() => Ok(()),
+    match end {
+        _ if left.is_empty() && failed.is_none() => Ok(()),
         End::Delivered => bail!("not all was told: {}", left.join(", ")),
-        End::Undelivered => bail!(
-            "stopped before all was told; this tells the rest:\n  rowcast replay --resync {}",
-            left.iter().map(|rule| shell::word(rule)).collect::<Vec<_>>().join(" ")
-        ),
+        End::Undelivered => {
+            let left: Vec<String> = left.iter().map(|rule| shell::word(rule)).collect();
+            let command = format!("rowcast replay --resync {}", left.join(" "));
+            Err(report::stopped("not all was told", &command, failed))
+        }
     }
 }

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::report::{self, Time, counted};
+use super::report::{self, counted};
 use super::{ASKS_ABOVE, Args, SINCE_COLUMN};
 use crate::change::{Position, Timestamp};
 use crate::cli::shell;
@@ -69,13 +69,12 @@ pub(super) async fn run(args: &Args, global: &Global, loaded: &Loaded) -> anyhow
     let grace = loaded.config.run.grace;
     let replay = Replay { deliver: &mut deliver, rate, grace, progress: progress_tx };
     let again = Again::Changes(Source::Rows(Box::new(session)), Box::new(routing));
-    let replayed = replay.run(again, shutdown).await;
+    let Replayed { end, failed, notifications, read } = replay.run(again, shutdown).await;
     bar.finish_and_clear();
-    let Replayed { end, notifications, read } = replayed?;
 
     let read = read.expect("rows were to be read");
-    let is_done = end == End::Delivered && read.ended.is_ok();
-    let goes_on = (!is_done).then(|| plan.command(args, global, read.after.as_ref()));
+    let is_done = end == End::Delivered;
+    let delivered = counted(read.delivered, "row", "rows");
     let refused = refused.and_then(|refused| refused.since());
     if args.json {
         report::print_json(&json!({
@@ -89,21 +88,11 @@ pub(super) async fn run(args: &Args, global: &Global, loaded: &Loaded) -> anyhow
             "seconds": started.elapsed().as_secs_f64(),
         }))?;
     } else if is_done {
-        let verb = if args.dry_run { "would be sent" } else { "sent" };
-        report::say(&format!(
-            "Done: {}, {} {verb}, in {}.",
-            counted(read.delivered, "row", "rows"),
-            counted(notifications, "notification", "notifications"),
-            Time(started.elapsed())
-        ))?;
+        report::done(args, &delivered, notifications, started)?;
     }
-    if let Some(command) = goes_on {
-        let delivered = counted(read.delivered, "row", "rows");
-        let told = format!("stopped: {delivered} delivered. This goes on:\n  {command}");
-        return match read.ended {
-            Ok(()) => bail!(told),
-            Err(error) => Err(failed(error)).context(told),
-        };
+    if !is_done {
+        let command = plan.command(args, global, read.after.as_ref());
+        return Err(report::stopped(&format!("{delivered} delivered"), &command, failed));
     }
     match refused {
         Some(refused) => bail!(refused),
@@ -204,9 +193,7 @@ impl Plan {
             counted(most, "notification", "notifications"),
             rules.join(", "),
         );
-        if let Some(rate) = args.rate.0.as_ref().filter(|_| !args.dry_run) {
-            words.push_str(&format!(", in about {}", Time(rate.time_of(most))));
-        }
+        words.push_str(&args.time_of(most));
         words
             .push_str(".\nDeleted rows are not in the table: rowcast replay --resync is for them.");
         for skipped in &self.skipped {
@@ -218,44 +205,15 @@ impl Plan {
 
     /// The command that goes on after this row.
     fn command(&self, args: &Args, global: &Global, after: Option<&Key>) -> String {
-        let mut words = vec!["rowcast".to_owned(), "replay".to_owned()];
-        let mut option = |name: &str, value: &str| {
-            words.extend([name.to_owned(), shell::word(value)]);
-        };
-        if let Some(config) = &global.config {
-            option("--config", &config.display().to_string());
-        }
-        if args.url.is_some() {
-            // It may hold a password.
-            option("--url", "(as before)");
-        }
-        option("--table", &self.table.relation.table.to_string());
+        let mut what = vec![("--table", self.table.relation.table.to_string())];
         if let Some(since) = self.since {
-            option("--since", &since.to_string());
+            what.push(("--since", since.to_string()));
             if args.since_column != SINCE_COLUMN {
-                option("--since-column", &args.since_column);
+                what.push(("--since-column", args.since_column.clone()));
             }
         }
-        if let Some(condition) = &args.condition {
-            option("--where", condition);
-        }
-        args.rule.iter().for_each(|rule| option("--rule", rule));
-        if let Some(action) = args.action {
-            option("--action", action.name());
-        }
-        match &args.rate.0 {
-            Some(rate) => option("--rate", &rate.to_string()),
-            None => option("--rate", "unlimited"),
-        }
-        if let Some(after) = after {
-            option("--after", &after.to_string());
-        }
-        for (name, is_set) in
-            [("--yes", args.yes), ("--dry-run", args.dry_run), ("--json", args.json)]
-        {
-            words.extend(is_set.then(|| name.to_owned()));
-        }
-        words.join(" ")
+        what.extend(args.condition.clone().map(|condition| ("--where", condition)));
+        args.goes_on(global, what, after.map(ToString::to_string))
     }
 }
 
