@@ -133,6 +133,11 @@ async fn supervise(
     let mut backoff = Backoff::up_to(RECONNECT_WITHIN);
     let mut last_failure = String::new();
     let mut broke_at_once = false;
+    // As the last session left it.
+    let mut end = match options.once {
+        true => End::Undelivered,
+        false => End::Delivered,
+    };
     loop {
         let opened = tokio::select! {
             opened = pipeline.open() => opened,
@@ -152,13 +157,15 @@ async fn supervise(
                 }
                 match pipeline.stream(open, deliver, announce_at, shutdown.clone()).await {
                     Ok(ControlFlow::Break(end)) => return Ok(end),
-                    Ok(ControlFlow::Continue(())) => {
+                    Ok(ControlFlow::Continue(left)) => {
+                        end = left;
                         broke_at_once = false;
                         pipeline.has_failed = false;
                         backoff.reset();
                         continue;
                     }
                     Err(failure) => {
+                        end = End::Undelivered;
                         broke_at_once = since.elapsed() < SETTLED;
                         pipeline.has_failed = broke_at_once;
                         if !broke_at_once {
@@ -209,11 +216,7 @@ async fn supervise(
             () = stopped(shutdown.clone()) => break,
         }
     }
-    // Stopped between two connections: what the last one left is not delivered.
-    match pipeline.has_streamed || options.once {
-        true => Ok(End::Undelivered),
-        false => Ok(End::Delivered),
-    }
+    Ok(end)
 }
 
 /// What outlives a connection.
@@ -325,7 +328,7 @@ impl Pipeline<'_> {
         deliver: &mut Deliver,
         announce_at: Instant,
         shutdown: watch::Receiver<bool>,
-    ) -> Result<ControlFlow<End>, Error> {
+    ) -> Result<ControlFlow<End, End>, Error> {
         let (changes_tx, changes_rx) = mpsc::channel(QUEUE);
         let (handoffs_tx, handoffs_rx) = mpsc::channel(QUEUE);
         let (progress_tx, progress_rx) = watch::channel(Progress::default());
@@ -483,7 +486,7 @@ impl Pipeline<'_> {
             (None, Ok(())) => End::Undelivered,
         };
         match is_renewing && !is_stopping {
-            true => Ok(ControlFlow::Continue(())),
+            true => Ok(ControlFlow::Continue(end)),
             false => Ok(ControlFlow::Break(end)),
         }
     }

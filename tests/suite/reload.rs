@@ -11,6 +11,7 @@ use crate::harness::{
     database::Database,
     endpoint::{Accepted, Fault},
     process::Process,
+    proxy::Proxy,
     rowcast::Rowcast,
     wait::{SOON, eventually},
 };
@@ -103,6 +104,30 @@ async fn several_reloads_at_once_and_a_stop_among_them_lose_nothing() {
         scene.assert_nothing_is_lost().await;
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_stop_between_the_two_sessions_of_a_reload_leaves_nothing_undelivered() {
+    let database = Database::on(Version::DEFAULT).await;
+    let (port, url) = (database.cluster.port(), database.url());
+    let mut proxy = Proxy::to(([127, 0, 0, 1], port).into());
+    let through = url.replace(&format!(":{port}/"), &format!(":{}/", proxy.port()));
+    let toml = database.toml().replace(&url, &through);
+    let scene = Scene::by(database, &toml).await;
+    scene.rowcast.configure(&config(&scene).replace("grace = '2s'", "grace = '20s'"));
+    let run = scene.run().await;
+    // The session ends once this is delivered.
+    scene.endpoint.choose(|_| Some(Fault::Slow(Duration::from_secs(2))));
+    let requests = scene.endpoint.requests();
+    scene.database.psql("update counters set version = version + 1").await;
+    scene.endpoint.wait_for_requests(requests + 1).await;
+    scene.rowcast.configure(&with_channel(&config(&scene), "more"));
+    reload(&run, RELOADED).await;
+    proxy.refuse().await;
+    run.stderr.wait_for(SOON, "Connection refused").await;
+    run.sigterm();
+    assert_eq!(run.exit_code(SOON).await, 0, "{:?}", run.stderr.all());
+    scene.assert_nothing_is_lost().await;
 }
 
 #[tokio::test]
