@@ -16,7 +16,7 @@ use crate::state::{Loaded, State, StateError, StateFile};
 /// The state is written at most so often: each time waits for the disk.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// A disk that takes longer is taken for one that refuses.
-const WRITE_WITHIN: Duration = Duration::from_secs(5);
+const DISK_WITHIN: Duration = Duration::from_secs(5);
 
 /// Stands between what was delivered and what is confirmed: a position is
 /// confirmed only after it is on disk, so a slot that is found past the recorded
@@ -115,8 +115,15 @@ pub(super) fn tell_owed(observer: &Observer, state: &State) {
 }
 
 /// Reads the state without keeping the runtime from its other work.
-pub(super) async fn load(file: StateFile) -> Result<Loaded, StateError> {
-    ended(spawn_blocking(move || file.load()).await)
+pub(super) async fn load(file: &StateFile) -> Result<Loaded, StateError> {
+    let reading = spawn_blocking({
+        let file = file.clone();
+        move || file.load()
+    });
+    match timeout(DISK_WITHIN, reading).await {
+        Ok(read) => ended(read),
+        Err(_) => Err(file.read_error(io::ErrorKind::TimedOut.into())),
+    }
 }
 
 /// Writes the state without keeping the runtime from its other work, and after all
@@ -132,7 +139,7 @@ pub(super) async fn write(file: &StateFile, state: &State) -> Result<(), StateEr
         });
         ended(writing.await)
     };
-    match timeout(WRITE_WITHIN, writing).await {
+    match timeout(DISK_WITHIN, writing).await {
         Ok(written) => written,
         Err(_) => Err(file.write_error(io::ErrorKind::TimedOut.into())),
     }

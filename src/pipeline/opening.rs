@@ -83,7 +83,7 @@ impl Pipeline<'_> {
     /// What is recorded; nothing where nothing is kept.
     pub(super) async fn load(&self) -> Result<Option<State>, Error> {
         let Some(file) = &self.options.state else { return Ok(None) };
-        Ok(match keeper::load(file.clone()).await? {
+        Ok(match keeper::load(file).await? {
             Loaded::State(state) => Some(state).filter(|state| *state.slot == *file.slot()),
             Loaded::Missing | Loaded::Garbage => None,
         })

@@ -76,13 +76,12 @@ impl StateFile {
     /// # Errors
     /// If it is there and cannot be read: what it says is not known then.
     pub fn load(&self) -> Result<Loaded, StateError> {
-        let read = |source| StateError::Read { path: self.path.clone(), source };
         let text = match fs::read(&self.path) {
             Ok(text) => text,
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
                 return Ok(Loaded::Missing);
             }
-            Err(error) => return Err(read(error)),
+            Err(error) => return Err(self.read_error(error)),
         };
         match serde_json::from_slice(&text) {
             Ok(state) => Ok(Loaded::State(state)),
@@ -93,7 +92,7 @@ impl StateFile {
                     "{} is no state of rowcast, so it is put aside: {garbage}",
                     self.path.display()
                 );
-                fs::rename(&self.path, &aside).map_err(read)?;
+                fs::rename(&self.path, &aside).map_err(|error| self.read_error(error))?;
                 Ok(Loaded::Garbage)
             }
         }
@@ -124,6 +123,11 @@ impl StateFile {
         let mut path = self.path.clone().into_os_string();
         path.push(suffix);
         path.into()
+    }
+
+    /// What a read that failed so is called.
+    pub fn read_error(&self, source: io::Error) -> StateError {
+        StateError::Read { path: self.path.clone(), source }
     }
 
     /// What a write that failed so is called.

@@ -251,6 +251,20 @@ async fn a_state_whose_disk_hangs_holds_up_neither_confirmation_nor_the_end() {
 }
 
 #[tokio::test]
+async fn a_state_that_cannot_be_read_in_time_keeps_rowcast_from_starting() {
+    let scene = Scene::on(Database::on(Version::DEFAULT).await).await.settled().await;
+    let state = scene.state_path();
+    fs::remove_file(&state).unwrap();
+    // Nobody ever writes to it, so whoever opens it to read waits.
+    let made = std::process::Command::new("mkfifo").arg(&state).output();
+    assert!(made.expect("coreutils are there").status.success());
+    let run = scene.rowcast.start(&["run"]);
+    assert_eq!(run.exit_code(SOON).await, 1);
+    let said = run.stderr.all().join("\n");
+    assert!(said.contains("cannot read the state in") && said.contains("timed out"), "{said}");
+}
+
+#[tokio::test]
 async fn a_state_folder_that_cannot_be_written_keeps_rowcast_from_starting() {
     let scene = Scene::on(Database::on(Version::DEFAULT).await).await;
     // Not even by root, who runs the tests in a container.
