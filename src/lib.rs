@@ -42,8 +42,8 @@
 //! # Invariants
 //!
 //! 1. A position is confirmed only when every notification at or below it was
-//!    accepted, or written to the rejected file, or is told by a resync that was
-//!    accepted or stands recorded as owed. With nothing pending, a keepalive's
+//!    accepted, or written to the rejected file, or proved unneeded since nobody
+//!    listens, or is told by a resync that was accepted or stands recorded as owed. With nothing pending, a keepalive's
 //!    position is confirmed, so an idle database retains no log.
 //! 2. Positions travel as watermarks: each stage hands on the highest position
 //!    that it has wholly handed on. A commit, an idle keepalive and a stop take

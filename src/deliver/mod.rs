@@ -4,7 +4,8 @@
 //! what the source may confirm. A notification leaves the frontier once the
 //! endpoint accepted it on each of its channels, or once it was refused for
 //! good, stands in the rejected file, and a resync on the channels that refused
-//! it has met the same.
+//! it has met the same; or on those channels where nobody listens, if only others are
+//! told.
 //!
 //! It owns the [`Coalescer`](crate::coalesce::Coalescer) too, which so is no
 //! stage before it: notifications are pulled out of it, when a lane is free, and
@@ -17,6 +18,7 @@ mod gate;
 mod lane;
 mod lanes;
 mod limits;
+mod occupancy;
 mod owed;
 mod publish;
 pub mod pusher;

@@ -15,8 +15,9 @@ use super::behind::Behind;
 use super::gate::{Gate, Transition};
 use super::lane::{Accepted, Debt, Settled};
 use super::lanes::{Lanes, Start};
+use super::occupancy::{Decided, Occupancy, Taken};
 use super::owed::Owed;
-use super::pusher::{self, Problem, Verdict};
+use super::pusher::{self, Occupied, Problem, Verdict};
 use super::recorder::Recorder;
 use super::rejected::Rejected;
 use super::resyncs::{Ask, Resyncs, Ticket};
@@ -24,6 +25,8 @@ use super::{Error, Limits, Progress, RejectedFile};
 
 /// How often it is asked whether changes have waited for too long.
 const AGE_EVERY: Duration = Duration::from_secs(1);
+/// Of `max_pending`, what may wait for a list, where nothing folds any more.
+const SHARE_WITHOUT_LIST: usize = 4;
 
 /// Sends notifications to the endpoint, and knows which it has accepted.
 ///
@@ -35,6 +38,8 @@ pub(super) struct Publisher {
     recorder: Recorder,
     frontier: Frontier,
     coalescer: Coalescer,
+    /// If only occupied channels are told.
+    occupancy: Option<Occupancy>,
     lanes: Lanes,
     resyncs: Resyncs,
     resync_spread: Duration,
@@ -54,6 +59,7 @@ pub(super) struct Publisher {
 enum Ended {
     Published { lane: usize, verdict: Verdict },
     Listed { ticket: Ticket, names: Result<Vec<ChannelName>, Verdict> },
+    Occupied(Result<Occupied, Verdict>),
 }
 
 impl Publisher {
@@ -73,12 +79,17 @@ impl Publisher {
                 max_age: limits.max_age,
             },
         );
+        let list_lag = client.list_lag();
+        let occupancy = client
+            .tells_occupied_only()
+            .then(|| Occupancy::new(count, list_lag, max_pending_bytes / SHARE_WITHOUT_LIST));
         Publisher {
             recorder: Recorder::new(rejected),
             frontier: Frontier::default(),
             coalescer,
+            occupancy,
             lanes: Lanes::new(count, client.packer().clone()),
-            resyncs: Resyncs::new(limits.resync_spread),
+            resyncs: Resyncs::new(limits.resync_spread, list_lag),
             resync_spread: limits.resync_spread,
             behind: Behind::default(),
             owed: Owed::default(),
@@ -108,6 +119,7 @@ impl Publisher {
             }
             self.resync(now);
             self.fill(now);
+            self.look(now);
             self.recorder.start();
             if self.tell(&progress) {
                 // What the coalescer has gathered by the same terms meanwhile
@@ -148,6 +160,9 @@ impl Publisher {
     fn begin(&mut self, owed: Vec<Resync>) {
         self.frontier = Frontier::default();
         self.coalescer.forget();
+        if let Some(occupancy) = &mut self.occupancy {
+            occupancy.forget();
+        }
         self.lanes.forget();
         self.resyncs.forget(self.resync_spread);
         self.recorder.forget();
@@ -178,7 +193,8 @@ impl Publisher {
     /// Begins to tell what became a resync, and asks for the list that it needs.
     fn resync(&mut self, now: Instant) {
         while let Some(resync) = self.coalescer.pop_resync(now, |terms, until| {
-            self.lanes.hold(terms, until) || self.resyncs.hold(terms)
+            let waits = self.occupancy.as_ref().is_some_and(|it| it.hold(terms, until));
+            waits || self.lanes.hold(terms, until) || self.resyncs.hold(terms)
         }) {
             debug!(
                 rule = &*resync.terms.rule,
@@ -197,9 +213,19 @@ impl Publisher {
     fn list(&mut self, ask: Ask) {
         let client = self.client.clone();
         self.in_flight.spawn(async move {
-            let names = client.occupied(&ask.prefix, &|name| ask.wants(name)).await;
+            let names =
+                client.occupied(&ask.prefix, &|name| ask.wants(&name).then_some(name)).await;
             Ended::Listed { ticket: ask.ticket, names }
         });
+    }
+
+    /// Asks for the list that what waits for one needs.
+    fn look(&mut self, now: Instant) {
+        if let Some(prefix) = self.occupancy.as_mut().and_then(|it| it.ask(now)) {
+            let client = self.client.clone();
+            self.in_flight
+                .spawn(async move { Ended::Occupied(client.all_occupied(&prefix).await) });
+        }
     }
 
     /// Has each free lane take what its next request holds.
@@ -218,15 +244,37 @@ impl Publisher {
             }
             for lane in 0..self.lanes.count() {
                 while self.lanes.has_room(lane, now)
-                    && let Some(notification) = self.coalescer.pop(lane, now)
+                    && let Some(Taken { notification, at }) = self.next(lane, now)
                 {
                     has_taken = true;
                     let debt = Debt::Position(notification.position);
-                    self.lanes.push(lane, notification, debt, now);
+                    self.lanes.push(lane, notification, debt, at);
                 }
             }
             if !has_taken {
                 return;
+            }
+        }
+    }
+
+    /// What the lane is to send next, as far as it is known that somebody listens.
+    fn next(&mut self, lane: usize, now: Instant) -> Option<Taken> {
+        let Some(occupancy) = &mut self.occupancy else {
+            return self
+                .coalescer
+                .pop(lane, now)
+                .map(|notification| Taken { notification, at: now });
+        };
+        loop {
+            if let Some(taken) = occupancy.next(lane) {
+                return Some(taken);
+            }
+            if !occupancy.has_room() {
+                return None;
+            }
+            let notification = self.coalescer.pop(lane, now)?;
+            if let Some(position) = occupancy.take(lane, notification, now) {
+                self.frontier.hold(position);
             }
         }
     }
@@ -265,6 +313,9 @@ impl Publisher {
                 if let Some(transition) = transition {
                     if let Transition::Resumed { .. } | Transition::Recovered { .. } = transition {
                         self.resyncs.wake(now());
+                        if let Some(occupancy) = &mut self.occupancy {
+                            occupancy.wake();
+                        }
                     }
                     self.log(&transition);
                 }
@@ -274,11 +325,36 @@ impl Publisher {
                 self.observer.metrics().request_ended(Request::List, Outcome::Accepted);
                 self.resyncs.listed(ticket, names, now());
             }
-            Ended::Listed { ticket, names: Err(verdict) } => self.unlisted(ticket, verdict),
+            Ended::Listed { ticket, names: Err(verdict) } => {
+                let (problem, after) = self.unlisted(verdict);
+                if let Some(resync) = self.resyncs.failed(ticket, after, now()) {
+                    log_unlisted(resync, &problem);
+                }
+            }
+            Ended::Occupied(Ok(occupied)) => {
+                debug!(count = occupied.len(), "occupied channels listed");
+                self.observer.metrics().request_ended(Request::List, Outcome::Accepted);
+                let occupancy = self.occupancy.as_mut().expect("it has asked for the list");
+                let decided = occupancy.listed(occupied, now());
+                self.leave_out(decided);
+            }
+            Ended::Occupied(Err(verdict)) => {
+                let (problem, after) = self.unlisted(verdict);
+                let occupancy = self.occupancy.as_mut().expect("it has asked for the list");
+                if occupancy.failed(after, now()) {
+                    warn!(
+                        problem = problem.for_the_log(),
+                        hint = problem.hint().unwrap_or("none needed if it passes"),
+                        "the endpoint does not list its occupied channels: until it does, each \
+                         notification is sent, whether somebody listens or not"
+                    );
+                }
+            }
         }
     }
 
-    fn unlisted(&mut self, ticket: Ticket, verdict: Verdict) {
+    /// Why there is no list, and how long the endpoint asks to wait.
+    fn unlisted(&self, verdict: Verdict) -> (Problem, Option<Duration>) {
         self.observer.metrics().request_ended(Request::List, outcome(&verdict));
         let (problem, after) = match verdict {
             Verdict::Retry { problem, after } => (problem, after),
@@ -289,8 +365,15 @@ impl Publisher {
             Verdict::Accepted | Verdict::EventsOnly => unreachable!("it is why there is no list"),
         };
         debug!(problem = problem.for_the_log(), "no list of occupied channels");
-        if let Some(resync) = self.resyncs.failed(ticket, after, now()) {
-            log_unlisted(resync, &problem);
+        (problem, after)
+    }
+
+    /// Nobody needs what a list has decided against.
+    fn leave_out(&mut self, Decided { held, left, unoccupied }: Decided) {
+        held.into_iter().for_each(|position| self.frontier.hold(position));
+        left.into_iter().for_each(|position| self.frontier.leave(position));
+        for (terms, channels) in unoccupied {
+            self.observer.metrics().unoccupied(&terms.rule, channels);
         }
     }
 
@@ -356,6 +439,7 @@ impl Publisher {
 
     fn is_done(&self) -> bool {
         self.coalescer.is_empty()
+            && self.occupancy.as_ref().is_none_or(Occupancy::is_empty)
             && self.resyncs.is_empty()
             && self.lanes.is_empty()
             && self.recorder.is_idle()
@@ -363,9 +447,11 @@ impl Publisher {
 
     /// When something is to be done, if nothing happens before.
     fn wake_at(&self, now: Instant) -> Option<Instant> {
+        let takes_more = self.occupancy.as_ref().is_none_or(Occupancy::has_room);
         let times = [
             self.lanes.next_start(now),
-            self.coalescer.next_due(|lane| self.lanes.has_room(lane, now)),
+            self.coalescer.next_due(|lane| takes_more && self.lanes.has_room(lane, now)),
+            self.occupancy.as_ref().and_then(Occupancy::next_due),
             self.resyncs.next_due(self.lanes.for_resync().is_some()),
             (!self.coalescer.is_empty()).then_some(self.age_at),
         ];
@@ -373,8 +459,9 @@ impl Publisher {
     }
 
     fn pending(&self) -> Pending {
+        let waiting = self.occupancy.as_ref().map_or(0, Occupancy::len);
         Pending {
-            notifications: self.coalescer.unsent() + self.lanes.pending(),
+            notifications: self.coalescer.unsent() + waiting + self.lanes.pending(),
             bytes: self.pending_bytes(),
             in_flight: self.in_flight.len(),
             oldest_unix_micros: self.behind.oldest().map(Timestamp::unix_micros),
@@ -388,7 +475,8 @@ impl Publisher {
 
     /// Of that, what nothing folds into any more.
     fn frozen_bytes(&self) -> usize {
-        self.lanes.pending_bytes() + self.recorder.pending_bytes()
+        let waiting = self.occupancy.as_ref().map_or(0, Occupancy::pending_bytes);
+        waiting + self.lanes.pending_bytes() + self.recorder.pending_bytes()
     }
 
     fn has_room(&mut self) -> bool {

@@ -3,7 +3,8 @@
 //! Channels that a rule names itself are told at once. Of those that row values
 //! name, the endpoint is asked which are occupied, after the last change that
 //! the resync stands for was read: who joins later fetches later. They are told
-//! in parts over some time, so that browsers do not all fetch at once.
+//! in parts over some time, so that browsers do not all fetch at once. Where a list may
+//! lag, a second one is asked for that much later, and those are told that it has besides.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -21,6 +22,8 @@ const FAILURES_IN_SILENCE: u32 = 3;
 #[derive(Debug)]
 pub(super) struct Resyncs {
     spread: Duration,
+    /// How long after somebody joined a channel it may be missing in a list.
+    lag: Duration,
     tickets: u64,
     begun: BTreeMap<Ticket, Begun>,
     /// The one whose list is being asked for. One at a time: a list is large.
@@ -59,11 +62,18 @@ struct Begun {
     resync: Resync,
     /// What the channels begin with that the endpoint has not listed yet.
     prefixes: Vec<Box<str>>,
+    /// The same, to be asked for once more.
+    again: Vec<Box<str>>,
+    is_again: bool,
+    /// From when on the lists that it needs count.
+    not_before: Instant,
     ask_at: Instant,
     failures: u32,
     backoff: Backoff,
     /// What was listed, until all lists are there.
     occupied: Vec<ChannelName>,
+    /// What the first lists had, where there are second ones.
+    listed: Vec<ChannelName>,
     /// Channels to tell together, and when.
     parts: VecDeque<(Instant, Vec<ChannelName>)>,
     /// Notifications of it that are on their way.
@@ -71,8 +81,8 @@ struct Begun {
 }
 
 impl Resyncs {
-    pub(super) fn new(spread: Duration) -> Resyncs {
-        Resyncs { spread, tickets: 0, begun: BTreeMap::new(), asking: None }
+    pub(super) fn new(spread: Duration, lag: Duration) -> Resyncs {
+        Resyncs { spread, lag, tickets: 0, begun: BTreeMap::new(), asking: None }
     }
 
     pub(super) fn begin(&mut self, mut resync: Resync, now: Instant) {
@@ -91,11 +101,15 @@ impl Resyncs {
         prefixes.dedup();
         let mut begun = Begun {
             resync,
+            again: if self.lag.is_zero() { Vec::new() } else { prefixes.clone() },
             prefixes,
+            is_again: false,
+            not_before: now,
             ask_at: now,
             failures: 0,
             backoff: Backoff::default(),
             occupied: Vec::new(),
+            listed: Vec::new(),
             parts: VecDeque::new(),
             unsettled: 0,
         };
@@ -105,9 +119,11 @@ impl Resyncs {
     }
 
     /// Whether one by these terms is being told. A later one waits for it, and
-    /// gathers meanwhile.
+    /// gathers meanwhile. One that is only looked for again is not waited for, but a
+    /// second such one is: each keeps what it has told.
     pub(super) fn hold(&self, terms: &Arc<Terms>) -> bool {
-        self.begun.values().any(|begun| Arc::ptr_eq(&begun.resync.terms, terms))
+        let mut own = self.begun.values().filter(|it| Arc::ptr_eq(&it.resync.terms, terms));
+        own.clone().any(|begun| !begun.only_looks_again()) || own.nth(1).is_some()
     }
 
     /// The list to ask for now, if none is being asked for.
@@ -142,8 +158,17 @@ impl Resyncs {
         occupied.retain(|name| !constant.contains(name));
         occupied.sort_unstable();
         occupied.dedup();
-        let spread = self.spread;
+        let (spread, lag) = (self.spread, self.lag);
         let begun = self.begun.get_mut(&ticket).expect("it was there above");
+        occupied.retain(|name| begun.listed.binary_search(name).is_err());
+        begun.listed.clear();
+        if !begun.again.is_empty() {
+            begun.prefixes = std::mem::take(&mut begun.again);
+            begun.is_again = true;
+            begun.not_before += lag;
+            begun.ask_at = begun.not_before;
+            begun.listed = occupied.clone();
+        }
         begun.split(occupied, now, spread);
     }
 
@@ -209,7 +234,8 @@ impl Resyncs {
     pub(super) fn wake(&mut self, now: Instant) {
         for begun in self.begun.values_mut() {
             begun.backoff.reset();
-            begun.ask_at = begun.ask_at.min(now + begun.backoff.next());
+            let soon = (now + begun.backoff.next()).max(begun.not_before);
+            begun.ask_at = begun.ask_at.min(soon);
         }
     }
 
@@ -217,7 +243,7 @@ impl Resyncs {
     pub(super) fn hurry(&mut self, now: Instant) {
         self.spread = Duration::ZERO;
         for begun in self.begun.values_mut() {
-            begun.ask_at = begun.ask_at.min(now);
+            begun.ask_at = begun.ask_at.min(now).max(begun.not_before);
             for (due, _) in &mut begun.parts {
                 *due = (*due).min(now);
             }
@@ -238,6 +264,10 @@ impl Resyncs {
 }
 
 impl Begun {
+    fn only_looks_again(&self) -> bool {
+        self.is_again && self.parts.is_empty() && self.unsettled == 0
+    }
+
     fn split(&mut self, channels: Vec<ChannelName>, now: Instant, spread: Duration) {
         let parts = channels.chunks(Capacity::CHANNELS);
         let count = u32::try_from(parts.len()).unwrap_or(u32::MAX).max(1);
@@ -296,7 +326,8 @@ mod tests {
 
     #[test]
     fn channels_without_row_values_are_told_at_once_and_need_no_list() {
-        let (mut resyncs, now) = (Resyncs::new(Duration::from_secs(2)), Instant::now());
+        let (mut resyncs, now) =
+            (Resyncs::new(Duration::from_secs(2), Duration::ZERO), Instant::now());
         resyncs.begin(resync(&["posts", "private-posts"]), now);
         assert!(resyncs.ask(now).is_none() && resyncs.told().is_none());
         assert_eq!(settle_all(&mut resyncs, now), names(["posts", "private-posts"]));
@@ -306,7 +337,7 @@ mod tests {
 
     #[test]
     fn each_prefix_is_asked_for_once_and_each_channel_told_once() {
-        let (mut resyncs, now) = (Resyncs::new(Duration::ZERO), Instant::now());
+        let (mut resyncs, now) = (Resyncs::new(Duration::ZERO, Duration::ZERO), Instant::now());
         let resync = resync(&["posts.all", "posts.*", "posts.*", "users.*"]);
         let terms = resync.terms.clone();
         resyncs.begin(resync, now);
@@ -328,7 +359,7 @@ mod tests {
 
     #[test]
     fn of_the_occupied_channels_those_are_told_whose_rows_changed() {
-        let (mut resyncs, now) = (Resyncs::new(Duration::ZERO), Instant::now());
+        let (mut resyncs, now) = (Resyncs::new(Duration::ZERO, Duration::ZERO), Instant::now());
         let changed = names(["posts.1", "posts.2", "others.1"]);
         let resync = Resync { audience: Audience::of(&changed), ..resync(&["posts", "posts.*"]) };
         resyncs.begin(resync, now);
@@ -341,7 +372,7 @@ mod tests {
 
     #[test]
     fn what_is_for_no_channel_that_rows_name_needs_no_list() {
-        let (mut resyncs, now) = (Resyncs::new(Duration::ZERO), Instant::now());
+        let (mut resyncs, now) = (Resyncs::new(Duration::ZERO, Duration::ZERO), Instant::now());
         let audience = Audience::default();
         resyncs.begin(Resync { audience, ..resync(&["posts", "posts.*"]) }, now);
         assert!(resyncs.ask(now).is_none());
@@ -351,7 +382,7 @@ mod tests {
 
     #[test]
     fn names_of_more_channels_than_are_kept_together_are_all() {
-        let (mut resyncs, now) = (Resyncs::new(Duration::ZERO), Instant::now());
+        let (mut resyncs, now) = (Resyncs::new(Duration::ZERO, Duration::ZERO), Instant::now());
         let changed = Audience::of(&names((0..40_000).map(|id| format!("posts.{id}"))));
         for _ in 0..20 {
             resyncs.begin(Resync { audience: changed.clone(), ..resync(&["posts.*"]) }, now);
@@ -365,7 +396,7 @@ mod tests {
     #[test]
     fn occupied_channels_are_told_by_hundreds_over_the_spread_and_at_once_when_stopping() {
         let spread = Duration::from_secs(2);
-        let (mut resyncs, start) = (Resyncs::new(spread), Instant::now());
+        let (mut resyncs, start) = (Resyncs::new(spread, Duration::ZERO), Instant::now());
         for is_stopping in [false, true] {
             resyncs.begin(resync(&["posts.*"]), start);
             let ask = resyncs.ask(start).expect("a list is needed");
@@ -389,7 +420,7 @@ mod tests {
 
     #[test]
     fn a_list_that_fails_is_asked_for_again_and_holds_up_no_other() {
-        let (mut resyncs, mut now) = (Resyncs::new(Duration::ZERO), Instant::now());
+        let (mut resyncs, mut now) = (Resyncs::new(Duration::ZERO, Duration::ZERO), Instant::now());
         resyncs.begin(resync(&["posts.*", "posts"]), now);
         resyncs.begin(resync(&["users.*"]), now);
         let (mut told, mut asked) = (0, 0);
@@ -417,7 +448,7 @@ mod tests {
 
     #[test]
     fn an_endpoint_that_is_well_again_is_soon_asked_for_lists() {
-        let (mut resyncs, mut now) = (Resyncs::new(Duration::ZERO), Instant::now());
+        let (mut resyncs, mut now) = (Resyncs::new(Duration::ZERO, Duration::ZERO), Instant::now());
         resyncs.begin(resync(&["posts.*"]), now);
         for _ in 0..12 {
             now = resyncs.next_due(true).expect("it is asked for again");
@@ -431,8 +462,42 @@ mod tests {
     }
 
     #[test]
+    fn where_a_list_may_lag_a_second_one_tells_those_that_the_first_lacked() {
+        let lag = Duration::from_secs(5);
+        let (mut resyncs, start) = (Resyncs::new(Duration::ZERO, lag), Instant::now());
+        let resync = resync(&["posts", "posts.*"]);
+        let terms = resync.terms.clone();
+        resyncs.begin(resync.clone(), start);
+        let ask = resyncs.ask(start).expect("a list is needed");
+        resyncs.listed(ask.ticket, names(["posts.1", "posts.2"]), start);
+        assert_eq!(settle_all(&mut resyncs, start), names(["posts", "posts.1", "posts.2"]));
+        assert!(resyncs.told().is_none(), "it stays owed until the second list");
+        resyncs.hurry(start);
+        resyncs.wake(start);
+        assert_eq!(resyncs.next_due(true), Some(start + lag), "earlier it says nothing");
+
+        assert!(!resyncs.hold(&terms), "a later one need not wait for that");
+        resyncs.begin(resync, start);
+        assert!(resyncs.hold(&terms));
+        let ask = resyncs.ask(start).expect("the later one needs a list");
+        resyncs.listed(ask.ticket, Vec::new(), start);
+        settle_all(&mut resyncs, start);
+        assert!(resyncs.hold(&terms), "two of them look again");
+
+        let now = start + lag;
+        let ask = resyncs.ask(now).expect("the time has come");
+        resyncs.listed(ask.ticket, names(["posts.1", "posts.3"]), now);
+        assert_eq!(settle_all(&mut resyncs, now), names(["posts.3"]));
+        assert!(resyncs.told().is_some() && resyncs.told().is_none());
+        let ask = resyncs.ask(now).expect("the later one looks again too");
+        resyncs.listed(ask.ticket, names(["posts.1"]), now);
+        assert_eq!(settle_all(&mut resyncs, now), names(["posts.1"]));
+        assert!(resyncs.told().is_some() && resyncs.is_empty());
+    }
+
+    #[test]
     fn an_answer_for_a_session_that_is_over_is_nobodys() {
-        let (mut resyncs, now) = (Resyncs::new(Duration::ZERO), Instant::now());
+        let (mut resyncs, now) = (Resyncs::new(Duration::ZERO, Duration::ZERO), Instant::now());
         resyncs.begin(resync(&["posts.*"]), now);
         let stale = resyncs.ask(now).expect("a list is needed").ticket;
         resyncs.forget(Duration::ZERO);

@@ -143,6 +143,12 @@ impl ChannelClass {
             .map_or(ChannelClass::Public, |(_, class)| class)
     }
 
+    /// Whether the server keeps the last event for who joins later.
+    pub fn is_cache(self) -> bool {
+        use ChannelClass::{Cache, EncryptedCache, PresenceCache, PrivateCache};
+        matches!(self, Cache | PrivateCache | EncryptedCache | PresenceCache)
+    }
+
     /// Whether what is sent there is encrypted.
     pub fn is_encrypted(self) -> bool {
         matches!(self, ChannelClass::Encrypted | ChannelClass::EncryptedCache)

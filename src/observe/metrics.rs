@@ -39,6 +39,7 @@ pub struct Metrics {
     routed: Family<ByRule, Counter>,
     accepted: Family<ByRule, Counter>,
     rejected: Family<ByRule, Counter>,
+    unoccupied: Family<ByRule, Counter>,
     requests: Family<ByOutcome, Counter>,
     resyncs: Family<Named, Counter>,
     latency: Histogram,
@@ -220,6 +221,11 @@ impl Metrics {
                 "rejected_notifications",
                 "Notifications written to the rejected file",
             ),
+            unoccupied: add(
+                r,
+                "unoccupied_channels",
+                "Channels on which a notification was not sent, since nobody listened",
+            ),
             requests: add(r, "requests", "Requests to the endpoint"),
             resyncs: add(r, "resyncs", "Resyncs begun"),
             latency,
@@ -259,7 +265,7 @@ impl Metrics {
         reasons: impl IntoIterator<Item = &'static str>,
     ) {
         for rule in rules {
-            for family in [&self.routed, &self.accepted, &self.rejected] {
+            for family in [&self.routed, &self.accepted, &self.rejected, &self.unoccupied] {
                 drop(family.get_or_create(&[("rule", rule.clone())]));
             }
         }
@@ -305,6 +311,11 @@ impl Metrics {
     pub fn rejected(&self, rule: &Arc<str>) {
         self.rejected.get_or_create(&[("rule", rule.clone())]).inc();
         self.rejected_total.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A notification was not sent on so many channels, since nobody listened there.
+    pub fn unoccupied(&self, rule: &Arc<str>, channels: u64) {
+        self.unoccupied.get_or_create(&[("rule", rule.clone())]).inc_by(channels);
     }
 
     pub fn resync_begun(&self, reason: &'static str) {

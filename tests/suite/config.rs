@@ -124,7 +124,7 @@ fn the_example_documents_every_option_and_no_other() {
 fn a_default_in_the_example_is_the_default() {
     /// Shown with an example, since they are not set by default, or not always
     /// to the same.
-    const WITHOUT: [&str; 12] = [
+    const WITHOUT: [&str; 13] = [
         "admin",
         "ca_file",
         "channels",
@@ -132,6 +132,7 @@ fn a_default_in_the_example_is_the_default() {
         "encryption_key",
         "events",
         "max_retained_wal",
+        "nodes",
         "password",
         "proxy",
         "root",

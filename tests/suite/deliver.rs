@@ -2,6 +2,7 @@
 
 mod answers;
 mod folding;
+mod occupied;
 mod order;
 mod poison;
 mod requests;

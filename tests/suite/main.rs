@@ -27,6 +27,7 @@ mod main_job;
 mod memory;
 mod network;
 mod observe;
+mod occupied;
 mod package;
 mod parents;
 mod pooler;

@@ -231,7 +231,9 @@ impl Args {
 }
 
 fn client(loaded: &Loaded) -> anyhow::Result<pusher::Client> {
-    pusher::Client::new(&loaded.config.pusher)
+    // Who joined so late that a list lacks it has fetched what is told once more.
+    let config = pusher::Config { nodes: Some(pusher::Nodes::One), ..loaded.config.pusher.clone() };
+    pusher::Client::new(&config)
         .map_err(|error| loaded.refuse_option(&format!("pusher.{}", error.option()), &error).into())
 }
 

@@ -12,7 +12,7 @@ use crate::notification::{ChannelName, EventName};
 use crate::secret::Secret;
 
 use super::answer::{Answer, judge};
-use super::occupied::{self, MAX_LIST_BYTES};
+use super::occupied::{self, MAX_LIST_BYTES, Occupied};
 use super::packing::{Packed, Packer, Path};
 use super::signature::{Method, Signed, signed_query};
 use super::{Config, ConfigError, Problem, Server, Verdict};
@@ -42,6 +42,8 @@ pub(super) struct App {
     pub(super) key: String,
     pub(super) secret: Secret,
     server: Server,
+    list_lag: Duration,
+    occupied_only: bool,
     pub(super) packer: Packer,
     timeout: Duration,
 }
@@ -104,6 +106,8 @@ impl Client {
                 key: config.key.as_str().to_owned(),
                 secret: config.secret.as_secret().clone(),
                 server: config.server,
+                list_lag: config.list_lag(),
+                occupied_only: config.occupied_only,
                 packer: Packer {
                     capacity: config.server.capacity(),
                     key: config.encryption_key.clone(),
@@ -159,7 +163,7 @@ impl Client {
     /// What is wrong: the network, the address, the app, the secret, the clock.
     pub async fn probe(&self) -> Result<(), Problem> {
         // The answer lists channels: this prefix keeps it short.
-        let response = self.channels(PROBE, MAX_ANSWER_BYTES).await?;
+        let response = self.channels(PROBE, None, MAX_ANSWER_BYTES).await?;
         response.answer().check()
     }
 
@@ -171,19 +175,38 @@ impl Client {
         self.publish(&event, &[channel], "{}").await.is_ok()
     }
 
+    /// Whether only channels are told that somebody listens on.
+    pub(in crate::deliver) fn tells_occupied_only(&self) -> bool {
+        self.app.occupied_only
+    }
+
+    /// How long after somebody joined a channel it may be missing in a list.
+    pub(in crate::deliver) fn list_lag(&self) -> Duration {
+        self.app.list_lag
+    }
+
     /// The channels that somebody listens on now, of those that begin with
-    /// `prefix` and are wanted. What the endpoint does not list has nobody to
-    /// tell anything.
+    /// `prefix`. What the endpoint does not list has nobody to tell anything.
+    ///
+    /// # Errors
+    /// As of [`Client::occupied`].
+    pub(in crate::deliver) async fn all_occupied(&self, prefix: &str) -> Result<Occupied, Verdict> {
+        let hashes = self.occupied(prefix, &|name| Some(Occupied::hash(&name))).await?;
+        Ok(Occupied::of(hashes))
+    }
+
+    /// What `keep` makes of those channels.
     ///
     /// # Errors
     /// Why there is no list, as for a request to publish.
-    pub(in crate::deliver) async fn occupied(
+    pub(in crate::deliver) async fn occupied<T>(
         &self,
         prefix: &str,
-        is_wanted: &(dyn Fn(&ChannelName) -> bool + Sync),
-    ) -> Result<Vec<ChannelName>, Verdict> {
+        keep: &(dyn Fn(ChannelName) -> Option<T> + Sync),
+    ) -> Result<Vec<T>, Verdict> {
         let server = self.app.server;
-        let response = match self.channels(prefix, MAX_LIST_BYTES).await {
+        let own_info = server.repeats_lists().then(own_info);
+        let response = match self.channels(prefix, own_info.as_deref(), MAX_LIST_BYTES).await {
             Ok(response) => response,
             Err(problem) => return Err(problem.judge(server, None)),
         };
@@ -191,7 +214,7 @@ impl Client {
             return Err(Problem::ListTooLong { max_bytes: MAX_LIST_BYTES }.judge(server, None));
         }
         let answer = response.answer();
-        match occupied::names(&response.body, is_wanted) {
+        match occupied::names(&response.body, keep) {
             Ok(names) if answer.is_success() => Ok(names),
             Ok(_) | Err(_) => Err(answer.judge_as_list(server)),
         }
@@ -231,15 +254,18 @@ impl Client {
         self.read(sent?, MAX_ANSWER_BYTES).await
     }
 
-    /// The list of occupied channels that begin with `prefix`.
+    /// The list of occupied channels that begin with `prefix`, and this of each.
     pub(super) async fn channels(
         &self,
         prefix: &str,
+        info: Option<&str>,
         max_bytes: usize,
     ) -> Result<Response, Problem> {
-        let filter = [("filter_by_prefix", prefix)];
-        let parameters = if prefix.is_empty() { &[][..] } else { &filter[..] };
-        let sent = self.send(Method::Get, "channels", parameters, Bytes::new()).await;
+        let prefix = Some(prefix).filter(|prefix| !prefix.is_empty());
+        let parameters = [("filter_by_prefix", prefix), ("info", info)];
+        let parameters = parameters.into_iter().filter_map(|(name, it)| Some((name, it?)));
+        let parameters: Vec<(&str, &str)> = parameters.collect();
+        let sent = self.send(Method::Get, "channels", &parameters, Bytes::new()).await;
         self.read(sent?, max_bytes).await
     }
 
@@ -333,6 +359,11 @@ impl Response {
     fn header(&self, name: HeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
+}
+
+/// What nobody has asked for before.
+fn own_info() -> String {
+    format!("subscription_count,{}", Timestamp::now().unix_micros())
 }
 
 fn unix_seconds() -> i64 {

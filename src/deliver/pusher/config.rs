@@ -34,6 +34,15 @@ pub struct Config {
     pub server: Server,
     /// PEM file of certificate authorities to trust besides the system's.
     pub ca_file: Option<PathBuf>,
+    /// Whether a notification is sent only on channels that somebody has joined, for
+    /// which the endpoint is asked.
+    #[serde(default)]
+    pub occupied_only: bool,
+    /// `one` or `several` machines that the server runs on and browsers connect to.
+    /// Several learn from each other who has joined what, so the list that one of them
+    /// gives may lack what was joined in the last moments. Default: `several` with
+    /// `cluster` and `server = "pusher"`.
+    pub nodes: Option<Nodes>,
     /// HTTP proxy to go through. Only this one: the proxy variables of the
     /// environment are never read.
     pub proxy: Option<ProxyUrl>,
@@ -104,9 +113,32 @@ impl Config {
         }
     }
 
+    pub fn nodes(&self) -> Nodes {
+        let is_hosted = self.cluster.is_some() || self.server == Server::Pusher;
+        self.nodes.unwrap_or(if is_hosted { Nodes::Several } else { Nodes::One })
+    }
+
+    /// How long after somebody joined a channel it may be missing in a list.
+    pub(super) fn list_lag(&self) -> Duration {
+        match (self.nodes(), self.server) {
+            (Nodes::Several, _) => Duration::from_secs(5),
+            // It may be a Sockudo, which repeats a list for 2 s.
+            (Nodes::One, Server::Any) => Duration::from_secs(3),
+            (Nodes::One, _) => Duration::ZERO,
+        }
+    }
+
     pub fn signs_path_prefix(&self) -> bool {
         self.sign_path_prefix.unwrap_or_else(|| self.server.signs_path_prefix())
     }
+}
+
+/// How many machines the server runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Nodes {
+    One,
+    Several,
 }
 
 /// `https://host:port/prefix`.
@@ -400,6 +432,7 @@ mod tests {
             ("timeout = '5'", "not a duration"),
             ("server = 'redis'", "unknown variant"),
             ("proxy = 'socks5://h'", "by http or https"),
+            ("nodes = 'three'", "unknown variant"),
             ("proxi = 'http://h'", "unknown field"),
         ] {
             let error = config(text).expect_err(text).to_string();
@@ -419,6 +452,25 @@ mod tests {
             let error = app.try_into::<Config>().expect_err(option).to_string();
             assert!(error.contains(reason), "{option}: {error}");
         }
+    }
+
+    #[test]
+    fn hosted_pusher_has_several_nodes_and_the_others_have_one_unless_told() {
+        let nodes = |text| config(text).expect("it parses").nodes();
+        assert_eq!(nodes("cluster = 'eu'"), Nodes::Several);
+        assert_eq!(nodes("server = 'pusher'"), Nodes::Several);
+        assert_eq!(nodes("server = 'pusher'\nnodes = 'one'"), Nodes::One);
+        assert_eq!(nodes("server = 'reverb'"), Nodes::One);
+        assert_eq!(nodes("server = 'soketi'\nnodes = 'several'"), Nodes::Several);
+    }
+
+    #[test]
+    fn a_list_may_lag_where_there_are_several_nodes_and_where_the_server_is_not_named() {
+        let lag = |text| config(text).expect("it parses").list_lag();
+        assert!(lag("server = 'reverb'").is_zero() && lag("server = 'sockudo'").is_zero());
+        assert_eq!(lag(""), Duration::from_secs(3));
+        assert_eq!(lag("server = 'sockudo'\nnodes = 'several'"), Duration::from_secs(5));
+        assert_eq!(lag("nodes = 'several'"), Duration::from_secs(5));
     }
 
     #[test]

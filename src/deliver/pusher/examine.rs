@@ -88,7 +88,7 @@ impl Client {
     }
 
     async fn ask(&self) -> (Result<(), Problem>, Option<i64>) {
-        match self.channels(PROBE, MAX_ANSWER_BYTES).await {
+        match self.channels(PROBE, None, MAX_ANSWER_BYTES).await {
             Ok(response) => {
                 let answer = response.answer();
                 (answer.check(), answer.skew_seconds())

@@ -19,7 +19,8 @@ pub use answer::{NotAnAnswer, Problem, ServerMessage, TOLERATED_SKEW_SECONDS};
 pub use client::Client;
 pub use config::{
     AppId, AppIdError, AppKey, AppKeyError, AppSecret, Cluster, ClusterError, Config, ConfigError,
-    EmptySecret, EndpointUrl, EndpointUrlError, ProxyUrl, ProxyUrlError, Timeout, TimeoutError,
+    EmptySecret, EndpointUrl, EndpointUrlError, Nodes, ProxyUrl, ProxyUrlError, Timeout,
+    TimeoutError,
 };
 pub use encryption::{EncryptionKey, EncryptionKeyError};
 pub use examine::{Change, Effect, Examination, Trial};
@@ -27,4 +28,5 @@ pub use reach::{Reach, ReachEnd, TlsProblem, reach};
 pub use server::{Capacity, Server};
 
 pub(super) use answer::Verdict;
+pub(super) use occupied::Occupied;
 pub(super) use packing::{Packed, Packer};

@@ -1,6 +1,7 @@
 //! The channels that somebody listens on, as an endpoint lists them. Pure.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
@@ -10,34 +11,68 @@ use crate::notification::ChannelName;
 /// taken, since memory is bounded whatever an endpoint sends.
 pub(super) const MAX_LIST_BYTES: usize = 16 * 1024 * 1024;
 
-/// The names in `{"channels":{"name":{…}}}` that are wanted; no others are kept.
+/// What `keep` makes of the names in `{"channels":{"name":{…}}}`; nothing else is kept.
 ///
 /// # Errors
 /// If it is no such list, or says that it is an error.
-pub(super) fn names(
+pub(super) fn names<T>(
     body: &[u8],
-    is_wanted: &dyn Fn(&ChannelName) -> bool,
-) -> Result<Vec<ChannelName>, serde_json::Error> {
+    keep: &dyn Fn(ChannelName) -> Option<T>,
+) -> Result<Vec<T>, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let names = Answer(is_wanted).deserialize(&mut deserializer)?;
+    let names = Answer(keep).deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(names)
 }
 
-struct Answer<'a>(&'a dyn Fn(&ChannelName) -> bool);
+/// The names of one list, each as a hash: one that was not listed may be taken for one
+/// that was, at the cost of telling nobody something.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(in crate::deliver) struct Occupied(Box<[u64]>);
 
-struct Channels<'a>(&'a dyn Fn(&ChannelName) -> bool);
+impl Occupied {
+    pub(in crate::deliver) fn contains(&self, name: &ChannelName) -> bool {
+        self.0.binary_search(&Occupied::hash(name)).is_ok()
+    }
 
-impl<'de> DeserializeSeed<'de> for Answer<'_> {
-    type Value = Vec<ChannelName>;
+    pub(in crate::deliver) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn hash(name: &ChannelName) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    pub(super) fn of(mut hashes: Vec<u64>) -> Occupied {
+        hashes.sort_unstable();
+        hashes.dedup();
+        Occupied(hashes.into())
+    }
+}
+
+#[cfg(test)]
+impl FromIterator<ChannelName> for Occupied {
+    fn from_iter<I: IntoIterator<Item = ChannelName>>(names: I) -> Occupied {
+        Occupied::of(names.into_iter().map(|name| Occupied::hash(&name)).collect())
+    }
+}
+
+struct Answer<'a, T>(&'a dyn Fn(ChannelName) -> Option<T>);
+
+struct Channels<'a, T>(&'a dyn Fn(ChannelName) -> Option<T>);
+
+impl<'de, T> DeserializeSeed<'de> for Answer<'_, T> {
+    type Value = Vec<T>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
-impl<'de> Visitor<'de> for Answer<'_> {
-    type Value = Vec<ChannelName>;
+impl<'de, T> Visitor<'de> for Answer<'_, T> {
+    type Value = Vec<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object with channels")
@@ -61,16 +96,16 @@ impl<'de> Visitor<'de> for Answer<'_> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Channels<'_> {
-    type Value = Vec<ChannelName>;
+impl<'de, T> DeserializeSeed<'de> for Channels<'_, T> {
+    type Value = Vec<T>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Channels<'_> {
-    type Value = Vec<ChannelName>;
+impl<'de, T> Visitor<'de> for Channels<'_, T> {
+    type Value = Vec<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object with a member for each channel")
@@ -80,7 +115,7 @@ impl<'de> Visitor<'de> for Channels<'_> {
         let mut names = Vec::new();
         while let Some((name, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
             // What is no name cannot be told anything either.
-            names.extend(name.parse().ok().filter(|name| (self.0)(name)));
+            names.extend(name.parse().ok().and_then(|name| (self.0)(name)));
         }
         Ok(names)
     }
@@ -99,9 +134,9 @@ mod tests {
     use super::*;
 
     fn listed(body: &str) -> Option<Vec<String>> {
-        let is_wanted = |name: &ChannelName| name.as_str().starts_with("posts.");
-        let names = names(body.as_bytes(), &is_wanted).ok()?;
-        Some(names.iter().map(ToString::to_string).collect())
+        let keep =
+            |name: ChannelName| name.as_str().starts_with("posts.").then(|| name.to_string());
+        names(body.as_bytes(), &keep).ok()
     }
 
     #[test]

@@ -60,6 +60,19 @@ impl Server {
         }
     }
 
+    /// Whether a list of channels is repeated for 2 s to whoever asks for the same: the
+    /// same prefix and the same `info`. Others make each anew.
+    pub(super) fn repeats_lists(self) -> bool {
+        match self {
+            Server::Sockudo => true,
+            Server::Any
+            | Server::Reverb
+            | Server::Pusher
+            | Server::Soketi
+            | Server::LaravelWebsockets => false,
+        }
+    }
+
     /// Whether a 500 may mean that this one request is bad: Reverb answers so
     /// to a body that it cannot parse.
     pub(super) fn blames_itself_for_a_bad_request(self) -> bool {

@@ -83,6 +83,8 @@ pub(super) struct Terms<'a> {
     pub(super) capture: Capture,
     /// The reasons for which a resync may come.
     pub(super) causes: &'a [&'static str],
+    /// Whether only channels are told that somebody listens on.
+    pub(super) is_occupied_only: bool,
     /// Since when the channels that are joined now have been.
     pub(super) joined: &'a HashMap<String, Micros>,
 }
@@ -130,7 +132,7 @@ impl Ledger {
 
     /// Holds what was accepted against the log of the database.
     pub(super) async fn judge(&self, client: &Client, terms: &Terms<'_>) -> Verdict {
-        let Terms { first, capture, causes, joined } = *terms;
+        let Terms { first, capture, causes, is_occupied_only, joined } = *terms;
         let changes = committed(client, capture).await;
         let book = self.book();
         let mut verdict = Verdict {
@@ -153,7 +155,9 @@ impl Ledger {
         verdict.breaches.extend(uncaused);
         for rule in &RULES {
             let is_all_told = causes.is_empty();
-            let judge = Judge { rule, changes: &changes, messages, joined, capture, is_all_told };
+            let changes = &changes;
+            let judge =
+                Judge { rule, changes, messages, joined, is_occupied_only, capture, is_all_told };
             judge.unannounced(&mut verdict.lost);
             judge.unknown_moments(&mut verdict.breaches);
             if judge.is_all_told && rule.is_each_sent {
@@ -177,6 +181,7 @@ struct Judge<'a> {
     changes: &'a [Change],
     messages: &'a [Message],
     joined: &'a HashMap<String, Micros>,
+    is_occupied_only: bool,
     capture: Capture,
     /// Whether no change may be told by a resync.
     is_all_told: bool,
@@ -224,15 +229,10 @@ impl Judge<'_> {
             let id = Value::from(subject);
             let of_row = heard.get(&(&id, &*channel)).into_iter().flatten();
             let of_many = heard.get(&(&anything, &*channel)).into_iter().flatten();
-            let mut of_all = None;
-            if !self.is_all_told {
-                of_all = resynced.get(&*channel);
-                // A resync is sent where somebody listens.
-                let is_joined = self.joined.get(&channel).is_some_and(|since| *since < at);
-                if !self.rule.is_list(&channel) && !is_joined {
-                    continue;
-                }
+            if !self.must_hear(&channel, at) {
+                continue;
             }
+            let of_all = resynced.get(&*channel).filter(|_| !self.is_all_told);
             // One that tells of several transactions says the time of the last that rowcast read. When its first
             // statement began says nothing of the others.
             let tells_time = |message: &Message, of_one: bool| {
@@ -251,6 +251,16 @@ impl Judge<'_> {
                     self.rule.entity
                 ));
             }
+        }
+    }
+
+    /// Whether what was committed then had to be told on the channel. A resync is sent where somebody listens, and so
+    /// may be all else.
+    fn must_hear(&self, channel: &str, at: Micros) -> bool {
+        let is_joined = || self.joined.get(channel).is_some_and(|since| *since < at);
+        match self.is_occupied_only {
+            true => is_joined(),
+            false => self.is_all_told || self.rule.is_list(channel) || is_joined(),
         }
     }
 
@@ -313,7 +323,7 @@ impl Judge<'_> {
         for change in self.changes() {
             let (Some(version), Some(new)) = (change.version, &change.new) else { continue };
             for channel in self.rule.channels(new) {
-                if !heard.contains(&(&*channel, version)) {
+                if self.must_hear(&channel, change.at) && !heard.contains(&(&*channel, version)) {
                     lost.push(format!("version {version} was never heard on {channel}"));
                 }
             }
@@ -350,13 +360,13 @@ impl Judge<'_> {
 
     /// Who uses the payload instead of fetching has the row as it is, since order is kept.
     fn last_version(&self, lost: &mut Vec<String>) {
-        let mut rows: HashMap<i64, Option<i64>> = HashMap::new();
+        let mut rows: HashMap<i64, Option<(i64, Micros)>> = HashMap::new();
         for change in self.changes() {
             if let Some(old) = &change.old {
                 rows.insert(old.id, None);
             }
             if let Some(new) = &change.new {
-                rows.insert(new.id, change.version);
+                rows.insert(new.id, change.version.map(|version| (version, change.at)));
             }
         }
         let mut heard: HashMap<(&str, i64), Option<i64>> = HashMap::new();
@@ -366,8 +376,9 @@ impl Judge<'_> {
             }
         }
         for ((channel, id), version) in heard {
-            if let Some(Some(now)) = rows.get(&id)
+            if let Some(Some((now, at))) = rows.get(&id)
                 && self.rule.is_of(channel, id)
+                && self.must_hear(channel, *at)
                 && version != Some(*now)
             {
                 lost.push(format!(

@@ -125,7 +125,13 @@ pub(super) async fn play(
     journal.note("all is confirmed");
     let mut failures = audience.stale(&api).await;
     let causes = schedule.causes();
-    let terms = Terms { first, capture, causes: &causes, joined: &audience.joined() };
+    let terms = Terms {
+        first,
+        capture,
+        causes: &causes,
+        is_occupied_only: schedule.is_occupied_only,
+        joined: &audience.joined(),
+    };
     let verdict = ledger.judge(&database.client().await, &terms).await;
     let Verdict { changes, duplicates, resyncs, lost, breaches } = verdict;
     failures.extend(lost);
@@ -166,7 +172,7 @@ fn config(
     let direct = format!(":{}/", database.cluster.port());
     let through = format!(":{}/", proxy.port());
     format!(
-        "{}[pusher]\n{}timeout = '500ms'\n[limits]\n{limits}\
+        "{}[pusher]\n{}timeout = '500ms'\noccupied_only = {}\n[limits]\n{limits}\
          [run]\nstate_dir = 'state'\ngrace = '2s'\ninspect_every = '1s'\n{}",
         schedule
             .capture
@@ -174,6 +180,7 @@ fn config(
             .replace(&database.url(), own_url)
             .replace(&direct, &through),
         endpoint.toml(),
+        schedule.is_occupied_only,
         shop::rules_toml(),
     )
 }

@@ -77,6 +77,8 @@ pub(super) struct Schedule {
     pub(super) faults: Vec<Fault>,
     /// Whether tables are emptied, and more rows written at once than are told one by one.
     pub(super) has_bulk: bool,
+    /// Whether only channels are told that somebody listens on.
+    pub(super) is_occupied_only: bool,
     /// How often trouble strikes.
     pub(super) strikes: usize,
     /// How many transactions are committed, at least.
@@ -101,7 +103,16 @@ impl Schedule {
         let has_bulk = (turn + seed / (kinds + 5)) % 2 == 1;
         // Each kind about once, and a single one often.
         let strikes = faults.len().max(6);
-        Self { seed, capture, faults, has_bulk, strikes, transactions: 1_500, rng: Rng::new(seed) }
+        Self {
+            seed,
+            capture,
+            faults,
+            has_bulk,
+            is_occupied_only: seed % 3 == 1,
+            strikes,
+            transactions: 1_500,
+            rng: Rng::new(seed),
+        }
     }
 
     /// The beginning of it.

@@ -17,7 +17,7 @@ use crate::harness::wait::{SOON, eventually};
 use super::{Session, Setup, handoff, number, post};
 
 /// Of the rule that makes what [`post`] looks like.
-fn posts() -> Arc<Terms> {
+pub(super) fn posts() -> Arc<Terms> {
     let text = |text: &str| Part::Text(text.into());
     let pattern = |parts| ChannelPattern::new(parts, ChannelClass::Private);
     Terms {
@@ -33,7 +33,7 @@ fn posts() -> Arc<Terms> {
     .into()
 }
 
-fn resync(terms: &Arc<Terms>, reason: Reason, position: Option<u64>) -> Resync {
+pub(super) fn resync(terms: &Arc<Terms>, reason: Reason, position: Option<u64>) -> Resync {
     Resync {
         terms: terms.clone(),
         reason,
@@ -44,11 +44,11 @@ fn resync(terms: &Arc<Terms>, reason: Reason, position: Option<u64>) -> Resync {
     }
 }
 
-fn by(terms: &Arc<Terms>, notification: Notification) -> Notification {
+pub(super) fn by(terms: &Arc<Terms>, notification: Notification) -> Notification {
     Notification { terms: terms.clone(), ..notification }
 }
 
-fn truncate(terms: &Arc<Terms>, position: u64) -> Handoff {
+pub(super) fn truncate(terms: &Arc<Terms>, position: u64) -> Handoff {
     Handoff {
         resyncs: vec![resync(terms, Reason::Truncate, Some(position))],
         reached: Some(Position::new(position)),
@@ -114,7 +114,7 @@ async fn while_lists_fail_changes_go_on_and_the_position_waits() {
         Fault::body(200, &format!(r#"{without_end}"private-posts.3":{{}}}}}}"#)),
         Fault::Hang,
     ] {
-        let endpoint = Endpoint::start(Server::Any).await;
+        let endpoint = Endpoint::start(Server::Sockudo).await;
         endpoint.occupy(["private-posts.3"]);
         let setup = at_once(&endpoint).timeout_ms(200);
         let mut session = setup.session();
@@ -136,7 +136,7 @@ async fn while_lists_fail_changes_go_on_and_the_position_waits() {
 
 #[tokio::test]
 async fn a_resync_of_a_rule_without_row_values_in_its_channels_needs_no_list() {
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Sockudo).await;
     endpoint.list_fault(Fault::Hang);
     let setup = Setup::new(&endpoint);
     let mut session = setup.session();
@@ -171,7 +171,7 @@ async fn occupied_channels_are_told_in_parts_over_the_spread() {
 
 #[tokio::test]
 async fn what_is_owed_settles_once_it_is_accepted_on_all_channels_or_refused_for_good() {
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Sockudo).await;
     endpoint.occupy(["private-posts.1", "private-posts.2"]);
     let setup = at_once(&endpoint);
     let users = Arc::new(Terms {
@@ -202,7 +202,7 @@ async fn what_is_owed_settles_once_it_is_accepted_on_all_channels_or_refused_for
 
 #[tokio::test]
 async fn a_stop_tells_what_is_spread_over_time_at_once() {
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Sockudo).await;
     endpoint.occupy((0..300).map(|id| format!("private-posts.{id}")));
     let mut setup = Setup::new(&endpoint);
     setup.limits.resync_spread = Duration::from_secs(60);
@@ -215,7 +215,7 @@ async fn a_stop_tells_what_is_spread_over_time_at_once() {
 
 #[tokio::test]
 async fn changes_behind_a_resync_are_told_one_by_one_again() {
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Sockudo).await;
     let setup = at_once(&endpoint);
     let mut session = setup.session();
     let terms = posts();

@@ -83,6 +83,8 @@ pub struct Listed {
 /// What rowcast asks for to see whether the endpoint is well.
 const PROBE: &str = "rowcast-probe";
 
+const REPEATED_FOR: Duration = Duration::from_secs(2);
+
 /// Chooses the fault for a request to publish by its events.
 type Chooser = Box<dyn FnMut(&[Event]) -> Option<Fault> + Send>;
 
@@ -96,6 +98,8 @@ struct State {
     resyncs: Vec<Accepted>,
     occupied: BTreeSet<String>,
     lists: Vec<Listed>,
+    /// Of a prefix and an `info` what was listed last, and when.
+    repeated: HashMap<(String, Option<String>), (Instant, Vec<String>)>,
     /// Each breach of the protocol, in words.
     breaches: Vec<String>,
     faults: VecDeque<Fault>,
@@ -108,6 +112,20 @@ struct State {
     in_progress: HashMap<String, usize>,
     most_at_once: usize,
     at_once: usize,
+}
+
+impl State {
+    /// Sockudo repeats a list to who asks for the same, and any server may be one.
+    fn list_of(&mut self, prefix: &str, info: Option<String>, server: Server) -> Vec<String> {
+        let is_listed = |name: &&String| name.starts_with(prefix);
+        let names: Vec<String> = self.occupied.iter().filter(is_listed).cloned().collect();
+        if !matches!(server, Server::Sockudo | Server::Any) {
+            return names;
+        }
+        self.repeated.retain(|_, (since, _)| since.elapsed() < REPEATED_FOR);
+        let asked = (prefix.to_owned(), info);
+        self.repeated.entry(asked).or_insert_with(|| (Instant::now(), names)).1.clone()
+    }
 }
 
 struct Shared {
@@ -356,7 +374,9 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
             shared.state().breaches.push(format!("{method} {path}: {refusal:?}"));
             answer(&mut stream, refusal.code, &[], &refusal.json()).await;
         }
-        Ok(Asked::Channels { prefix }) => list(&mut stream, &shared, prefix, request.began).await,
+        Ok(Asked::Channels { prefix, info }) => {
+            list(&mut stream, &shared, prefix, info, request.began).await;
+        }
         Ok(Asked::Publish(events)) => {
             publish(&mut stream, &shared, &request, events).await;
         }
@@ -366,16 +386,21 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
 
 fn is_counted(asked: &Asked) -> bool {
     match asked {
-        Asked::Channels { prefix } => prefix == PROBE,
+        Asked::Channels { prefix, .. } => prefix == PROBE,
         Asked::Publish(events) => !events.iter().all(Event::is_resync),
     }
 }
 
-async fn list(stream: &mut TcpStream, shared: &Shared, prefix: String, began: Instant) {
+async fn list(
+    stream: &mut TcpStream,
+    shared: &Shared,
+    prefix: String,
+    info: Option<String>,
+    began: Instant,
+) {
     let (fault, names) = {
         let mut state = shared.state();
-        let is_listed = |name: &&String| name.starts_with(&prefix);
-        let names: Vec<String> = state.occupied.iter().filter(is_listed).cloned().collect();
+        let names = state.list_of(&prefix, info, shared.app.server);
         let fault = match prefix == PROBE {
             true => state.probe.clone(),
             false => {

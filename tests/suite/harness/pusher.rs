@@ -44,6 +44,7 @@ pub enum Asked {
     /// Which channels that begin so are occupied.
     Channels {
         prefix: String,
+        info: Option<String>,
     },
     Publish(Vec<Event>),
 }
@@ -110,7 +111,7 @@ impl App {
             return refuse(401, why);
         }
         match (request.method.as_str(), name) {
-            ("GET", "/channels") => channels(request),
+            ("GET", "/channels") => channels(request, self.server),
             ("POST", "/events") => event(&request.body).map(Asked::Publish),
             ("POST", "/batch_events") if takes.batch_events > 0 => {
                 batch(&request.body, takes.batch_events).map(Asked::Publish)
@@ -121,17 +122,19 @@ impl App {
     }
 }
 
-fn channels(request: &Request) -> Result<Asked, Refusal> {
-    let mut prefix = None;
+fn channels(request: &Request, server: Server) -> Result<Asked, Refusal> {
+    let (mut prefix, mut info) = (None, None);
     for (name, value) in request.parameters() {
         match name {
             "filter_by_prefix" if prefix.is_none() && !value.is_empty() => {
                 prefix = Some(value.to_owned());
             }
+            // Hosted Pusher refuses what it does not know, and what an app has not enabled.
+            "info" if info.is_none() && server == Server::Sockudo => info = Some(value.to_owned()),
             _ => return refuse(400, format!("{name} is {value:?}")),
         }
     }
-    Ok(Asked::Channels { prefix: prefix.unwrap_or_default() })
+    Ok(Asked::Channels { prefix: prefix.unwrap_or_default(), info })
 }
 
 fn event(body: &[u8]) -> Result<Vec<Event>, Refusal> {
