@@ -76,10 +76,16 @@ impl Coalescer {
             open: None,
             staged: Staged::default(),
             windows: Windows::new(lanes),
-            rules: Rules::default(),
+            rules: Rules::new(limits.collapse_above),
             clock: None,
             is_stopping: false,
         }
+    }
+
+    /// The same, by whose demand the rules make notifications, or only count.
+    pub fn demanding(mut self) -> Coalescer {
+        self.rules.demand();
+        self
     }
 
     /// Stages it. Positions do not fall from push to push. Nothing of a
@@ -98,6 +104,7 @@ impl Coalescer {
         self.stage(notification);
         if terms.may_collapse && self.rules.of(&terms).staged > self.limits.collapse_above {
             self.gather_staged(&terms, Reason::Bulk);
+            self.rules.crowd(&terms);
         }
         self.make_room(now, frontier);
     }
@@ -105,8 +112,12 @@ impl Coalescer {
     /// Adds a resync to what its terms have pending. If it has a position, it
     /// comes after the notifications that were handed on with it, and before
     /// that position is reached.
-    pub fn resync(&mut self, resync: Resync, at: Moment, frontier: &mut Frontier) {
+    pub fn resync(&mut self, mut resync: Resync, at: Moment, frontier: &mut Frontier) {
         let now = self.tick(at.now);
+        let is_aged = resync.reason == Reason::Bulk && self.is_old(resync.at, at.wall);
+        if is_aged {
+            resync.reason = Reason::Age;
+        }
         match resync.position {
             Some(position) if self.open.is_none_or(|open| open <= position) => {
                 self.begin(position, now, frontier);
@@ -181,7 +192,8 @@ impl Coalescer {
 
     /// Drops everything: the session is over, and the source sends it again.
     pub fn forget(&mut self) {
-        *self = Coalescer::new(self.windows.lanes(), self.limits);
+        let rules = self.rules.forget();
+        *self = Coalescer { rules, ..Coalescer::new(self.windows.lanes(), self.limits) };
     }
 
     /// Memory of what is unsent or staged, near enough.
@@ -268,6 +280,7 @@ impl Coalescer {
             self.windows.add(notification, entry.hash, now, &mut self.rules, frontier);
             if terms.may_collapse && self.rules.of(&terms).unsent > self.limits.collapse_above {
                 self.collapse(&terms, Reason::Bulk, now, frontier);
+                self.rules.crowd(&terms);
             }
         }
         self.staged.give_back(entries);
@@ -282,6 +295,7 @@ impl Coalescer {
                 return self.release(now, frontier);
             };
             self.collapse(&terms, Reason::Backlog, now, frontier);
+            self.rules.crowd(&terms);
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod audience;
 mod channel;
+mod demand;
 mod event;
 mod json;
 mod let_go;
@@ -18,6 +19,7 @@ mod terms;
 
 pub use audience::{Audience, NameHash};
 pub use channel::{ChannelClass, ChannelName, ChannelNameError};
+pub use demand::{Demand, Demanded};
 pub use event::{EventName, EventNameError};
 pub use json::{escaped_len, write_string};
 pub use let_go::{LetGo, Unmet, Why};
@@ -230,10 +232,22 @@ impl Notification {
 #[derive(Debug, Default)]
 pub struct Handoff {
     pub notifications: Vec<Notification>,
-    /// Tables that were emptied.
+    /// What is not told change by change.
     pub resyncs: Vec<Resync>,
     /// What nobody is told of, where that was asked for.
     pub let_go: Vec<LetGo>,
     /// Everything at or below this position has been handed on.
     pub reached: Option<Position>,
+}
+
+impl Handoff {
+    /// How far it goes, and since when what it holds was committed.
+    pub fn span(&self) -> Option<(Position, Timestamp)> {
+        let notifications = self.notifications.iter().map(|it| (it.position, it.at));
+        let resyncs = self.resyncs.iter().filter_map(|it| Some((it.position?, it.at)));
+        let join = |(position, at): (Position, Timestamp), (later, later_at)| {
+            (position.max(later), at.min(later_at))
+        };
+        notifications.chain(resyncs).reduce(join)
+    }
 }

@@ -1,10 +1,10 @@
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::acknowledge::Frontier;
 use crate::change::Timestamp;
-use crate::notification::{Audience, Notification, Reason, Resync, Terms};
+use crate::notification::{Audience, Demand, Notification, Reason, Resync, Terms};
 
 /// What each rule has pending on each table, counted, and its resyncs.
 #[derive(Debug, Default)]
@@ -17,6 +17,10 @@ pub(super) struct Rules {
     /// Those with a gathered resync, and those with an owed one, in order.
     gathering: VecDeque<usize>,
     owing: VecDeque<usize>,
+    /// More ids of one rule are a crowd.
+    collapse_above: usize,
+    /// Whether the terms are told what is wanted of their changes.
+    demands: bool,
 }
 
 #[derive(Debug)]
@@ -37,6 +41,10 @@ pub(super) struct Rule {
     owed: Option<Resync>,
     /// Of the channels in the audiences of both.
     names: usize,
+    /// Hashes of ids that were counted in them, as long as they are no crowd.
+    counted: HashSet<u64>,
+    /// So many ids change that what is told by a resync need not be made.
+    is_crowded: bool,
     /// What a lane took later may be sent after the owed one.
     owed_since: Option<Instant>,
     /// When the next resync may go: they have a window too.
@@ -51,6 +59,24 @@ pub(super) fn address(terms: &Arc<Terms>) -> usize {
 }
 
 impl Rules {
+    pub(super) fn new(collapse_above: usize) -> Rules {
+        Rules { collapse_above, ..Rules::default() }
+    }
+
+    /// From now on the terms are told what is wanted.
+    pub(super) fn demand(&mut self) {
+        self.demands = true;
+    }
+
+    /// Nothing of them any more, and all is wanted again.
+    pub(super) fn forget(&self) -> Rules {
+        if self.demands {
+            let terms = self.rules.values().map(|rule| &rule.terms);
+            terms.for_each(|terms| terms.demanded.set(Demand::Notification));
+        }
+        Rules { demands: self.demands, ..Rules::new(self.collapse_above) }
+    }
+
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.rules.len()
@@ -121,14 +147,25 @@ impl Rules {
     /// Counts it in a resync, if it is old or the rule has collapsed, and says
     /// whether it did.
     pub(super) fn count(&mut self, notification: &Notification, is_old: bool) -> bool {
+        let most = self.collapse_above.min(Audience::MAX_NAMES);
         let rule = self.of(&notification.terms);
         let reason = match (&rule.gathered, &rule.owed) {
             _ if is_old => Reason::Age,
             (Some(resync), _) | (None, Some(resync)) => resync.reason,
             (None, None) => return false,
         };
+        if !rule.is_crowded {
+            rule.counted.insert(super::hash(notification));
+            rule.is_crowded = rule.counted.len() > most;
+        }
         self.gather(notification.resync(&notification.terms, reason));
         true
+    }
+
+    /// Of the terms too many ids changed, until the next resync by them is taken.
+    pub(super) fn crowd(&mut self, terms: &Arc<Terms>) {
+        self.of(terms).is_crowded = true;
+        self.tell_demand(address(terms));
     }
 
     /// Adds to what is owed at the open transaction's end.
@@ -143,6 +180,7 @@ impl Rules {
             }
         }
         self.bound_names(address);
+        self.tell_demand(address);
     }
 
     pub(super) fn next_gathered(&mut self) -> Option<Resync> {
@@ -156,12 +194,18 @@ impl Rules {
     /// the lower one stays there.
     pub(super) fn owe(&mut self, resync: Resync, now: Instant, frontier: &mut Frontier) {
         let address = address(&resync.terms);
+        self.add_owed(address, resync, now, frontier);
+        self.bound_names(address);
+        self.tell_demand(address);
+    }
+
+    fn add_owed(&mut self, address: usize, resync: Resync, now: Instant, frontier: &mut Frontier) {
         let rule = self.of(&resync.terms);
         let Some(owed) = &mut rule.owed else {
             rule.owed = Some(resync);
             rule.owed_since = Some(now);
             self.owing.push_back(address);
-            return self.bound_names(address);
+            return;
         };
         // Else it has collapsed, and no lane has taken a change since.
         if !rule.terms.may_collapse {
@@ -175,7 +219,6 @@ impl Rules {
             }
             (one, other) => one.or(other),
         };
-        self.bound_names(address);
     }
 
     /// After something was added to the rule's resyncs, or one was taken.
@@ -191,6 +234,13 @@ impl Rules {
             rule.names = 0;
         }
         self.names = self.names - before + self.rules[&address].names;
+    }
+
+    fn tell_demand(&mut self, address: usize) {
+        if self.demands {
+            let rule = self.at(address);
+            rule.terms.demanded.set(rule.demand());
+        }
     }
 
     pub(super) fn owes_nothing(&self) -> bool {
@@ -210,10 +260,16 @@ impl Rules {
         };
         let index = self.owing.iter().position(may_go)?;
         let address = self.owing.remove(index)?;
+        let most = u64::try_from(self.collapse_above).unwrap_or(u64::MAX);
         let rule = self.at(address);
         rule.closed_until = rule.terms.window.map(|window| now + window);
         let owed = rule.owed.take();
+        rule.counted = HashSet::new();
+        // Else what the open transaction counts anew says whether they are a crowd.
+        let gathered = rule.gathered.as_ref().and_then(|gathered| gathered.count);
+        rule.is_crowded = gathered.is_some_and(|count| count > most);
         self.bound_names(address);
+        self.tell_demand(address);
         owed
     }
 
@@ -252,6 +308,8 @@ impl Rule {
             gathered: None,
             owed: None,
             names: 0,
+            counted: HashSet::new(),
+            is_crowded: false,
             owed_since: None,
             closed_until: None,
         }
@@ -259,6 +317,17 @@ impl Rule {
 
     fn is_idle(&self) -> bool {
         self.held == 0 && self.gathered.is_none() && self.owed.is_none()
+    }
+
+    fn demand(&self) -> Demand {
+        let mut resyncs = self.gathered.iter().chain(&self.owed).peekable();
+        if !self.is_crowded || resyncs.peek().is_none() {
+            return Demand::Notification;
+        }
+        match resyncs.any(|resync| resync.audience.is_all()) {
+            true => Demand::Count,
+            false => Demand::Channels,
+        }
     }
 
     fn count_names(&self) -> usize {

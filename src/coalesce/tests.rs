@@ -4,7 +4,7 @@ mod schedules;
 mod transactions;
 
 use super::*;
-use crate::notification::{Action, Audience, ChannelName, Payload, Refusal, Shape, Tells};
+use crate::notification::{Action, Audience, ChannelName, Demand, Payload, Refusal, Shape, Tells};
 
 const WINDOW: Duration = Duration::from_millis(250);
 

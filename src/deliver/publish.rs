@@ -79,6 +79,7 @@ impl Publisher {
                 max_age: limits.max_age,
             },
         );
+        let coalescer = coalescer.demanding();
         let list_lag = client.list_lag();
         let occupancy = client
             .tells_occupied_only()
@@ -176,8 +177,8 @@ impl Publisher {
 
     fn take(&mut self, handoff: Handoff) {
         let moment = moment();
-        if let [first, .., last] | [first @ last] = &handoff.notifications[..] {
-            self.behind.come(last.position, first.at);
+        if let Some((position, since)) = handoff.span() {
+            self.behind.come(position, since);
         }
         for notification in handoff.notifications {
             self.coalescer.push(notification, moment, &mut self.frontier);

@@ -46,10 +46,12 @@ pub enum ChannelNameError {
     Character(char),
 }
 
-impl FromStr for ChannelName {
-    type Err = ChannelNameError;
-
-    fn from_str(name: &str) -> Result<ChannelName, ChannelNameError> {
+impl ChannelName {
+    /// Whether a channel may be called so.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(name: &str) -> Result<(), ChannelNameError> {
         let rest = name.strip_prefix('#').unwrap_or(name);
         if rest.is_empty() {
             return Err(ChannelNameError::Empty);
@@ -62,6 +64,15 @@ impl FromStr for ChannelName {
         if name.len() > Self::MAX_LEN {
             return Err(ChannelNameError::TooLong(name.len()));
         }
+        Ok(())
+    }
+}
+
+impl FromStr for ChannelName {
+    type Err = ChannelNameError;
+
+    fn from_str(name: &str) -> Result<ChannelName, ChannelNameError> {
+        ChannelName::check(name)?;
         Ok(ChannelName(name.into()))
     }
 }

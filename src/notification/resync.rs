@@ -24,7 +24,7 @@ pub struct Resync {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reason {
-    /// Too many rows changed at once.
+    /// Too many rows changed at once. What is only counted has this reason.
     Bulk,
     /// The endpoint was away for so long that memory for changes ran out.
     Backlog,
@@ -86,6 +86,11 @@ impl Resync {
         self.count = self.count.zip(other.count).map(|(one, other)| one + other);
         self.audience.join(&other.audience);
         self.at = self.at.max(other.at);
+    }
+
+    /// How many changes were counted for it that no notification was made for.
+    pub fn counted(&self) -> u64 {
+        self.count.filter(|_| self.reason == Reason::Bulk).unwrap_or_default()
     }
 
     /// Its notifications on these channels, one for each event. `position` is

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Action, ChannelPattern, EventName};
+use super::{Action, ChannelPattern, Demanded, EventName};
 use crate::change::TableName;
 
 /// What a rule says of all notifications about one table, made once.
@@ -34,6 +34,8 @@ pub struct Terms {
     pub resync_data: Option<Box<[Piece]>>,
     /// Every channel that the rule may name for the table.
     pub channels: Vec<ChannelPattern>,
+    /// What is wanted of a change now.
+    pub demanded: Demanded,
 }
 
 /// What listeners know of a rule's payloads before they come.
@@ -109,6 +111,7 @@ impl Terms {
             resync_events: vec!["rowcast.resync".parse().expect("a valid event name")],
             resync_data: None,
             channels: Vec::new(),
+            demanded: Demanded::default(),
         }
     }
 }

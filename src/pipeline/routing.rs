@@ -113,6 +113,9 @@ impl Routing {
         for run in runs {
             metrics.routed(&run[0].terms.rule, run.len() as u64);
         }
+        for resync in &routed.handoff.resyncs {
+            metrics.routed(&resync.terms.rule, resync.counted());
+        }
         Ok(routed.handoff)
     }
 }

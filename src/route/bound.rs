@@ -4,7 +4,7 @@ use std::mem;
 use std::sync::Arc;
 
 use super::action::{Announcement, Facts, Rows, decide};
-use super::channel::{BoundChannel, Rendered};
+use super::channel::{BoundChannel, Hashed, Rendered};
 use super::data::BoundData;
 use super::drawing::Drawing;
 use super::event::BoundEvent;
@@ -21,8 +21,8 @@ use super::view::{Known, Names, Scope, Side, View};
 use super::{Oversize, SoftDelete};
 use crate::change::{Change, Operation, Parents, Relation, TableName};
 use crate::notification::{
-    Action, Changed, ChannelName, LetGo, Measure, Notification, Payload, Refusal, Shape, Terms,
-    Why, minimal_may_exceed, write_string,
+    Action, Changed, ChannelName, Demand, Demanded, LetGo, Measure, Notification, Payload, Refusal,
+    Shape, Terms, Why, minimal_may_exceed, write_string,
 };
 
 #[derive(Debug)]
@@ -131,6 +131,7 @@ impl BoundRule {
                 .unwrap_or_else(|| resync::usual_events(rule, relation, &events)),
             resync_data: rule.resync.data.as_ref().map(|data| resync::pieces(data, print)),
             channels: channels.iter().filter_map(BoundChannel::pattern).collect(),
+            demanded: Demanded::default(),
         };
         let measure = Measure::of(&terms.channels);
         let names = Arc::new(Names { entity: entity.clone(), studly, table: table.clone() });
@@ -193,7 +194,8 @@ impl BoundRule {
         (!self.lookups.is_empty()).then(|| Kin::new(&self.lookups, parents))
     }
 
-    /// Appends what the rule says about the change, as far as `kin` is known.
+    /// Appends what the rule says about the change, as far as `kin` is known. What is
+    /// only to be counted is so in `scratch`.
     pub(super) fn announce(
         &self,
         change: &Change<'_>,
@@ -216,6 +218,7 @@ impl BoundRule {
             zone: &options.timezone,
             kin,
         };
+        let demand = self.terms.demanded.now();
         let is_in_trouble = || kin.is_some_and(Kin::is_in_trouble);
         let membership = self.membership.as_ref();
         if membership.is_some_and(BoundExpression::looks_up) && !self.may_concern(&view, scratch) {
@@ -252,6 +255,11 @@ impl BoundRule {
                 return;
             }
             let view = View { action: self.action.unwrap_or(told.action), ..view };
+            if demand != Demand::Notification
+                && self.count(told.rows, demand, &view, scratch, counts)
+            {
+                continue;
+            }
             for told in self.by_id(told, &view, scratch).into_iter().flatten() {
                 let view = view.from(told.side);
                 let mut letter = self.letter(told.rows, &view, options, scratch, counts);
@@ -398,6 +406,44 @@ impl BoundRule {
             BoundId::PrimaryKey(columns) => columns,
         };
         write_key(view, columns, out)
+    }
+
+    /// Counts it, and says whether it could: a channel that cannot be named is refused,
+    /// and told of by itself.
+    fn count(
+        &self,
+        rows: Rows,
+        demand: Demand,
+        view: &View<'_>,
+        Scratch { text, counted, .. }: &mut Scratch,
+        counts: &mut Counts,
+    ) -> bool {
+        if demand == Demand::Count {
+            counted.changes += 1;
+            counted.is_all = true;
+            return true;
+        }
+        let (names, mut is_told, mut left_out) = (counted.names.len(), false, 0);
+        for side in rows.sides() {
+            let view = view.from(*side);
+            for channel in &self.channels {
+                match channel.hash(&view, text) {
+                    Hashed::Constant => is_told = true,
+                    Hashed::Name(name) => {
+                        is_told = true;
+                        counted.names.push(name);
+                    }
+                    Hashed::LeftOut => left_out += 1,
+                    Hashed::Refused => {
+                        counted.names.truncate(names);
+                        return false;
+                    }
+                }
+            }
+        }
+        counts.null_channels += left_out;
+        counted.changes += u64::from(is_told);
+        true
     }
 
     /// Leaves the id and the payload in `scratch`.

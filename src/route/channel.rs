@@ -5,7 +5,7 @@ use super::rule::Options;
 use super::template::{BoundPart, BoundTemplate, Part, Printed, Template, Unrenderable};
 use super::view::View;
 use crate::change::Relation;
-use crate::notification::{self, ChannelClass, ChannelName, ChannelPattern};
+use crate::notification::{self, ChannelClass, ChannelName, ChannelPattern, NameHash};
 
 /// A template that cannot become a channel of another class.
 #[derive(Clone, Debug)]
@@ -176,6 +176,17 @@ pub(super) enum Rendered {
     Refused(String),
 }
 
+/// What one channel of a change that is only counted is called.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Hashed {
+    /// As for all changes.
+    Constant,
+    Name(NameHash),
+    /// A NULL leaves it out.
+    LeftOut,
+    Refused,
+}
+
 impl BoundChannel {
     pub(super) fn problem(&self) -> Option<&ChannelTemplateError> {
         self.class.as_ref().err()
@@ -248,6 +259,21 @@ impl BoundChannel {
                 Rendered::Kept
             }
             Err(error) => Rendered::Refused(error.to_string()),
+        }
+    }
+
+    /// The same name as [`BoundChannel::add`] would add.
+    pub(super) fn hash(&self, view: &View<'_>, scratch: &mut String) -> Hashed {
+        if self.constant.is_some() {
+            return Hashed::Constant;
+        }
+        scratch.clear();
+        match self.render(view, scratch) {
+            Ok(Printed::Null) => Hashed::LeftOut,
+            Ok(Printed::Value) if ChannelName::check(scratch).is_ok() => {
+                Hashed::Name(NameHash::of(scratch))
+            }
+            Ok(Printed::Value) | Err(_) => Hashed::Refused,
         }
     }
 

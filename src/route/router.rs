@@ -1,3 +1,4 @@
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -6,7 +7,9 @@ use super::{Broadcasts, Rules, Unsent, broadcast};
 use crate::change::{
     Broadcast, Change, Context, Missed, ParentKey, Parents, Relation, TableName, Transaction,
 };
-use crate::notification::{Audience, Handoff, LetGo, Notification, Reason, Resync, Terms};
+use crate::notification::{
+    Audience, Handoff, LetGo, NameHash, Notification, Reason, Resync, Terms,
+};
 
 /// The rules at work on one session's relations.
 #[derive(Debug)]
@@ -50,14 +53,66 @@ pub(super) struct Scratch {
     pub columns: Vec<u16>,
     /// What the rule at work lets go; `None` unless anyone asks.
     pub let_go: Option<Vec<LetGo>>,
+    /// What the rule at work only counts of a change.
+    pub counted: Counted,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counted {
+    pub changes: u64,
+    pub names: Vec<NameHash>,
+    /// Whether the names are not known.
+    pub is_all: bool,
 }
 
 impl Scratch {
     /// What was let go stands after what is said until now.
-    fn hand_on_let_go(&mut self, out: &mut Handoff) {
+    fn hand_on(&mut self, terms: &Arc<Terms>, transaction: Transaction, out: &mut Handoff) {
+        self.counted.hand_on(terms, transaction, &mut out.resyncs);
         let Some(noted) = &mut self.let_go else { return };
         let place = out.notifications.len();
         out.let_go.extend(noted.drain(..).map(|let_go| LetGo { place, ..let_go }));
+    }
+
+    /// Nothing of the change is said yet.
+    fn forget(&mut self) {
+        self.let_go.as_mut().map(Vec::clear);
+        self.counted.names.clear();
+        (self.counted.changes, self.counted.is_all) = (0, false);
+    }
+}
+
+impl Counted {
+    /// What was counted of one transaction is told by one resync.
+    fn hand_on(&mut self, terms: &Arc<Terms>, transaction: Transaction, out: &mut Vec<Resync>) {
+        if self.changes == 0 {
+            return;
+        }
+        let position = Some(transaction.position);
+        let of_transaction = out.iter().rev().take_while(|it| it.position == position);
+        let back = of_transaction
+            .clone()
+            .position(|it| it.reason == Reason::Bulk && Arc::ptr_eq(&it.terms, terms));
+        let resync = match back {
+            Some(back) => {
+                let place = out.len() - 1 - back;
+                &mut out[place]
+            }
+            None => out.push_mut(Resync {
+                terms: terms.clone(),
+                reason: Reason::Bulk,
+                count: Some(0),
+                audience: Audience::default(),
+                position,
+                at: transaction.at,
+            }),
+        };
+        resync.count = resync.count.map(|count| count + std::mem::take(&mut self.changes));
+        match std::mem::take(&mut self.is_all) {
+            true => resync.audience = Audience::All,
+            false => resync.audience.add(self.names.iter().copied()),
+        }
+        self.names.clear();
     }
 }
 
@@ -129,7 +184,7 @@ impl Router {
                     counts,
                     &mut out.notifications,
                 );
-                scratch.hand_on_let_go(out);
+                scratch.hand_on(rule.terms(), change.transaction, out);
                 continue;
             };
             let (said, counted) = (out.notifications.len(), *counts);
@@ -142,10 +197,10 @@ impl Router {
                 &mut out.notifications,
             );
             let Some(trouble) = kin.into_trouble() else {
-                scratch.hand_on_let_go(out);
+                scratch.hand_on(rule.terms(), change.transaction, out);
                 continue;
             };
-            scratch.let_go.as_mut().map(Vec::clear);
+            scratch.forget();
             out.notifications.truncate(said);
             *counts = counted;
             if trouble.missing.is_empty() {
@@ -249,16 +304,19 @@ fn table_of<'a>(
     tables: &'a mut HashMap<u32, Table>,
     relation: &Arc<Relation>,
 ) -> Result<&'a Table, Renamed> {
-    let is_known =
-        tables.get(&relation.oid).is_some_and(|table| Arc::ptr_eq(&table.relation, relation));
-    if !is_known {
-        let table = Table { relation: relation.clone(), rules: rules.bind(relation) };
-        if let Some(before) = tables.get(&relation.oid) {
-            before.may_become(&table)?;
+    let described = || Table { relation: relation.clone(), rules: rules.bind(relation) };
+    match tables.entry(relation.oid) {
+        Entry::Vacant(place) => Ok(place.insert(described())),
+        Entry::Occupied(known) if Arc::ptr_eq(&known.get().relation, relation) => {
+            Ok(known.into_mut())
         }
-        tables.insert(relation.oid, table);
+        Entry::Occupied(mut known) => {
+            let described = described();
+            known.get().may_become(&described)?;
+            known.insert(described);
+            Ok(known.into_mut())
+        }
     }
-    Ok(&tables[&relation.oid])
 }
 
 impl Table {

@@ -61,6 +61,48 @@ fn the_names_of_all_resyncs_together_are_bounded() {
 }
 
 #[test]
+fn while_a_crowd_is_told_by_a_resync_no_notification_is_wanted() {
+    let terms = Arc::new(terms("post"));
+    let mut stage = Stage::new(Limits { collapse_above: 10, ..AMPLE });
+    stage.coalescer = Coalescer::new(1, stage.coalescer.limits).demanding();
+    let counted = |position| Resync {
+        terms: terms.clone(),
+        reason: Reason::Bulk,
+        count: Some(1),
+        audience: Audience::of(&["posts.7".parse().expect("a channel")]),
+        position: Some(Position::new(position)),
+        at: Timestamp::from_unix_micros(0),
+    };
+    let wanted = || terms.demanded.now();
+    for id in 0..10 {
+        stage.push(notification(&terms, Action::Updated, id, 1));
+    }
+    assert_eq!(wanted(), Demand::Notification);
+    stage.push(notification(&terms, Action::Updated, 10, 1));
+    assert_eq!(wanted(), Demand::Channels);
+    stage.reach(Position::new(1));
+    assert_eq!(wanted(), Demand::Channels);
+    let all = Resync { audience: Audience::All, ..counted(2) };
+    stage.coalescer.resync(all, stage.at, &mut stage.frontier);
+    assert_eq!(wanted(), Demand::Count);
+    stage.reach(Position::new(2));
+    assert_eq!(stage.pop_resync().expect("of the crowd").count, Some(12));
+    assert_eq!(wanted(), Demand::Notification);
+
+    // What was counted before that was heard is told by a resync, and is no crowd; nor
+    // is a hot id.
+    stage.coalescer.resync(counted(3), stage.at, &mut stage.frontier);
+    for position in 4..100 {
+        stage.commit(notification(&terms, Action::Updated, position % 10, position));
+    }
+    assert_eq!(wanted(), Demand::Notification);
+    stage.commit(notification(&terms, Action::Updated, 10, 100));
+    assert_eq!(wanted(), Demand::Channels);
+    stage.coalescer.forget();
+    assert_eq!(wanted(), Demand::Notification);
+}
+
+#[test]
 fn rows_of_no_effect_leave_nothing_behind() {
     let terms = Arc::new(terms("post"));
     let mut stage = Stage::new(AMPLE);

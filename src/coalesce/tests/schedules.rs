@@ -90,6 +90,22 @@ fn limits() -> impl Strategy<Value = Limits> {
 
 const RULES: usize = 12;
 
+/// What routing makes of a change that is only counted.
+fn counted(made: &Notification, demand: Demand) -> Resync {
+    let audience = match demand {
+        Demand::Count => Audience::All,
+        Demand::Notification | Demand::Channels => Audience::of(&made.channels),
+    };
+    Resync {
+        terms: made.terms.clone(),
+        reason: Reason::Bulk,
+        count: Some(1),
+        audience,
+        position: Some(made.position),
+        at: made.at,
+    }
+}
+
 /// Each differs in what folding looks at. The last ones are of hosts and what
 /// belongs to these, of racks and what belongs to these, and of lists.
 fn rules() -> [Arc<Terms>; RULES] {
@@ -187,7 +203,7 @@ struct World {
 impl World {
     fn new(limits: Limits, items: Vec<Item>) -> World {
         let mut stage = Stage::new(limits);
-        stage.coalescer = Coalescer::new(LANES, limits);
+        stage.coalescer = Coalescer::new(LANES, limits).demanding();
         let mut world = World {
             limits,
             rules: rules(),
@@ -315,9 +331,15 @@ impl World {
             let (item, position) = self.script[index].clone();
             match item {
                 Item::Change { rule, .. } => {
-                    for notification in self.notifications(index) {
-                        self.oblige(rule, index, &notification);
-                        self.stage.push(notification);
+                    let made = self.notifications(index);
+                    for notification in &made {
+                        self.oblige(rule, index, notification);
+                    }
+                    match self.demand(&item) {
+                        Demand::Notification => {
+                            made.into_iter().for_each(|notification| self.stage.push(notification));
+                        }
+                        demand => resyncs.push(counted(&made[0], demand)),
                     }
                 }
                 Item::Truncate { rule } => {
@@ -352,6 +374,18 @@ impl World {
         if let Some(position) = reached {
             self.stage.reach(position);
             self.reached = Some(position);
+        }
+    }
+
+    /// As the rules are told, or were, or will be.
+    fn demand(&self, item: &Item) -> Demand {
+        let Item::Change { rule, choice, .. } = item else { panic!("no change") };
+        let terms = &self.rules[*rule];
+        match choice / 16 {
+            0 => Demand::Notification,
+            1 if terms.may_collapse => Demand::Channels,
+            2 if terms.may_collapse => Demand::Count,
+            _ => terms.demanded.now(),
         }
     }
 
@@ -618,6 +652,8 @@ proptest! {
         prop_assert!(world.owed.is_empty());
         prop_assert_eq!(world.stage.coalescer.pending_bytes(), 0);
         prop_assert!(world.stage.coalescer.rules.hold_nothing());
+        let demands = world.rules.iter().map(|terms| terms.demanded.now());
+        prop_assert!(demands.into_iter().all(|demand| demand == Demand::Notification));
         prop_assert_eq!(world.confirmed, world.script.last().map(|(_, position)| *position));
         // The last word on an id is its last change's.
         for (index, (item, _)) in world.script.iter().enumerate() {

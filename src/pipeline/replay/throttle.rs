@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::super::stopped;
 use crate::change::Position;
-use crate::notification::Handoff;
+use crate::notification::{Handoff, Resync};
 
 /// So many notifications in so much time, at most. Printed as it is written.
 #[derive(Clone, Debug, PartialEq)]
@@ -137,7 +137,8 @@ impl Throttle {
                 return false;
             }
         }
-        self.notifications += handoff.notifications.len() as u64;
+        let counted = handoff.resyncs.iter().map(Resync::counted).sum::<u64>();
+        self.notifications += handoff.notifications.len() as u64 + counted;
         to.send(handoff).await.is_ok()
     }
 }

@@ -24,7 +24,7 @@ fn users(identity: &str) -> Relation {
     Relation { oid: 16_385, ..table.relation(None) }
 }
 
-fn comments() -> Arc<Relation> {
+pub(super) fn comments() -> Arc<Relation> {
     posts(&["id integer", "user_id integer", "body text"])
 }
 
@@ -198,7 +198,7 @@ fn a_parent_that_only_a_fold_asks_for_is_kept_for_it() {
     assert_eq!(&*folded.data(), r#"{"name":"Ann"}"#);
 }
 
-fn hostile_rules() -> Rules {
+pub(super) fn hostile_rules() -> Rules {
     rules(toml::toml! {
         table = "posts"
         channels = ["private-a.{{ author.name }}", "b.{{ author.meta.x | lower }}", "c.{{ next.name }}"]
@@ -220,7 +220,7 @@ fn hostile_rules() -> Rules {
 }
 
 /// A row's values, that there is none, or that it cannot be known.
-fn hostile_parent() -> impl Strategy<Value = Option<Option<Fields>>> {
+pub(super) fn hostile_parent() -> impl Strategy<Value = Option<Option<Fields>>> {
     prop_oneof![
         1 => Just(None),
         1 => Just(Some(None)),
@@ -228,7 +228,7 @@ fn hostile_parent() -> impl Strategy<Value = Option<Option<Fields>>> {
     ]
 }
 
-fn parent_of(row: Option<Option<Fields>>) -> Parent {
+pub(super) fn parent_of(row: Option<Option<Fields>>) -> Parent {
     let Some(row) = row else { return Parent::Unknown };
     let Some(row) = row else { return Parent::Absent };
     let kinds = [Kind::Text, Kind::Json];

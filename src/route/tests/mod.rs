@@ -1,6 +1,7 @@
 //! What holds for all rules.
 
 mod cases;
+mod counted;
 mod folds;
 mod hostile;
 mod lookups;
