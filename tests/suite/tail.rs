@@ -21,13 +21,22 @@ resync = false
 ";
 
 /// With nobody at the endpoint's address: nothing is sent there.
+fn configured(database: &str, rules: &str) -> Rowcast {
+    Rowcast::new(&format!(
+        "{database}[pusher]\nurl = 'http://127.0.0.1:9'\napp_id = '1'\nkey = 'k'\nsecret = 's'\n\
+         [run]\nstate_dir = 'state'\n{rules}"
+    ))
+}
+
+/// Each line that it has printed.
+fn printed(process: &Process) -> Vec<Value> {
+    let lines = process.stdout.all();
+    lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
 async fn tail(database: &Database, arguments: &[&str]) -> (Rowcast, Process) {
     database.psql("create table posts (id int primary key, title text)").await;
-    let rowcast = Rowcast::new(&format!(
-        "{}[pusher]\nurl = 'http://127.0.0.1:9'\napp_id = '1'\nkey = 'k'\nsecret = 's'\n\
-         [run]\nstate_dir = 'state'\n{RULES}",
-        database.toml(),
-    ));
+    let rowcast = configured(&database.toml(), RULES);
     let setup = rowcast.start(&["setup"]);
     assert_eq!(setup.exit_code(SOON).await, 0, "{:?}", setup.stderr.all());
     let tail = rowcast.start(arguments);
@@ -50,17 +59,14 @@ async fn tail_for_a_time_ends_with_an_estimate_for_programs_in_the_last_line() {
     let database = Database::on(Version::V15).await;
     let (_rowcast, tail) = tail(&database, &["tail", "-v", "--json", "--for", "6s"]).await;
     assert_eq!(tail.exit_code(SOON).await, 0, "{:?}", tail.stderr.all());
-    let lines = tail.stdout.all();
+    let lines = printed(&tail);
     let (last, printed) = lines.split_last().expect("it has printed");
-    let printed: Vec<Value> =
-        printed.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let of = |action: &str| printed.iter().filter(|line| line["action"] == action).count();
     assert_eq!((of("created"), of("updated")), (6, 3), "{printed:?}");
     // One by each rule.
     assert_eq!(of("resync"), 2, "{printed:?}");
 
-    let estimate: Value = serde_json::from_str(last).expect("JSON");
-    let estimate = &estimate["estimate"];
+    let estimate = &last["estimate"];
     let rules = estimate["rules"].as_array().expect("rules");
     let [all, posts] = &rules[..] else { panic!("{rules:?}") };
     assert_eq!(

@@ -1,7 +1,7 @@
 //! The source `triggers` by itself: what a session hands on of an outbox, and what it deletes. What triggers write is
 //! written here by hand.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use rowcast::{
     change::{Batch, Change, Item, Operation, Position, Value},
@@ -16,7 +16,7 @@ use tokio::{
 use tokio_postgres::Client;
 
 use crate::harness::{
-    cluster::{Version, on_every_version},
+    cluster::{Cluster, Version, on_every_version},
     database::Database,
     wait::{SOON, eventually},
 };
@@ -34,7 +34,10 @@ struct Reading {
 
 /// Tables `posts` and `done`, and their shapes, 1 and 2.
 async fn outbox(version: Version) -> Database {
-    let database = Database::on(version).await;
+    outbox_in(Database::on(version).await).await
+}
+
+async fn outbox_in(database: Database) -> Database {
     database.psql("create schema rowcast").await;
     database.psql(include_str!("../../sql/outbox.sql")).await;
     database
@@ -345,7 +348,9 @@ async fn nothing_is_deleted_that_is_not_confirmed_and_then_it_comes_again() {
 
 #[tokio::test]
 async fn what_could_not_be_written_is_told_again_when_who_may_have_failed_has_ended() {
-    let database = outbox(Version::DEFAULT).await;
+    // It waits for all transactions of its cluster that are older.
+    let cluster = Arc::new(Cluster::start(Version::DEFAULT, &[]).await);
+    let database = outbox_in(Database::fresh(&cluster).await).await;
     let (writer, client) = (database.client().await, database.client().await);
     writer.batch_execute("begin; select pg_current_xact_id()").await.unwrap();
     let mut reading = Reading::of(&database).await;

@@ -11,9 +11,9 @@ use rowcast::{
 };
 use serde_json::{Value, json};
 
+use super::{configured, printed};
 use crate::harness::{
-    capture::over_both, cluster::Version, database::Database, process::Process, rowcast::Rowcast,
-    wait::SOON,
+    capture::over_both, cluster::Version, database::Database, rowcast::Rowcast, wait::SOON,
 };
 
 const RULES: &str = r#"
@@ -94,11 +94,7 @@ async fn what_was_recorded_gives_the_notifications_that_were_tailed_and_holds_no
                  create table comments (id int primary key);",
             )
             .await;
-        let rowcast = Rowcast::new(&format!(
-            "{}[pusher]\nurl = 'http://127.0.0.1:9'\napp_id = '1'\nkey = 'k'\nsecret = 's'\n\
-             [run]\nstate_dir = 'state'\n{RULES}",
-            database.toml_over(capture).await,
-        ));
+        let rowcast = configured(&database.toml_over(capture).await, RULES);
         database.set_up(&rowcast, capture).await;
         let tail = rowcast.start(&["tail", "--json", "-v", "--record", "changes.jsonl"]);
         tail.stderr.wait_for(SOON, "streaming changes").await;
@@ -152,12 +148,6 @@ async fn what_was_recorded_gives_the_notifications_that_were_tailed_and_holds_no
         assert_eq!(fs::read_to_string(&path).expect("it is text"), text);
     })
     .await;
-}
-
-/// Each line that it has printed.
-fn printed(process: &Process) -> Vec<Value> {
-    let lines = process.stdout.all();
-    lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
 /// The notifications of it.

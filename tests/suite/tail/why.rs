@@ -1,7 +1,6 @@
 //! `--why`: what nobody is told of, and which option it was.
 
-use serde_json::Value;
-
+use super::{configured, printed};
 use crate::harness::{
     capture::{Capture, over_both},
     cluster::Version,
@@ -31,11 +30,7 @@ async fn scene(capture: Capture) -> (Database, Rowcast) {
              create table tags (id int primary key);",
         )
         .await;
-    let rowcast = Rowcast::new(&format!(
-        "{}[pusher]\nurl = 'http://127.0.0.1:9'\napp_id = '1'\nkey = 'k'\nsecret = 's'\n\
-         [run]\nstate_dir = 'state'\n{RULES}",
-        database.toml_over(capture).await,
-    ));
+    let rowcast = configured(&database.toml_over(capture).await, RULES);
     database.set_up(&rowcast, capture).await;
     if capture == Capture::Wal {
         database.psql(&format!("alter publication {} add table tags", database.name)).await;
@@ -67,10 +62,9 @@ async fn what_rules_let_go_is_told_in_its_place_with_the_option_and_what_it_read
         tail.stdout.wait_for(SOON, "private-users.8").await;
         tail.sigterm();
         assert_eq!(tail.exit_code(SOON).await, 0, "{:?}", tail.stderr.all());
-        let lines = tail.stdout.all();
-        let lines = lines.iter().map(|line| serde_json::from_str(line).expect("JSON"));
-        let told: Vec<String> = lines
-            .map(|line: Value| {
+        let told: Vec<String> = printed(&tail)
+            .iter()
+            .map(|line| {
                 let text = |name: &str| line[name].as_str().unwrap_or("-").to_owned();
                 match line.get("why") {
                     Some(why) => {
