@@ -53,6 +53,8 @@ pub struct Metrics {
     in_flight: Gauge,
     /// When the oldest was committed that is pending; microseconds of Unix time.
     oldest: AtomicI64,
+    /// The same of what rules are applied to.
+    oldest_routed: AtomicI64,
     /// Microseconds of Unix time, or 0.
     last_accepted: AtomicI64,
     rejected_total: AtomicU64,
@@ -242,6 +244,7 @@ impl Metrics {
             pending_bytes: add(r, "pending_bytes", "Memory of notifications not accepted yet"),
             in_flight: add(r, "in_flight_requests", "Requests on their way"),
             oldest: AtomicI64::new(NONE),
+            oldest_routed: AtomicI64::new(NONE),
             last_accepted: AtomicI64::new(0),
             rejected_total: AtomicU64::new(0),
             resyncs_total: AtomicU64::new(0),
@@ -327,6 +330,12 @@ impl Metrics {
         self.reconnects.inc();
     }
 
+    /// Rules are applied to what was committed since then, if to anything: it may wait
+    /// for others to see it, or for rows of other tables.
+    pub fn routes(&self, since_unix_micros: Option<i64>) {
+        self.oldest_routed.store(since_unix_micros.unwrap_or(NONE), Ordering::Relaxed);
+    }
+
     pub fn holds(&self, pending: Pending) {
         self.pending.set(gauge(pending.notifications as u64));
         self.pending_bytes.set(gauge(pending.bytes as u64));
@@ -365,7 +374,9 @@ impl Metrics {
     /// How old the oldest change is that was read and not delivered, or for how long
     /// none could be read. `None` where another process delivers, or nothing is known.
     pub(super) fn lag_seconds(&self, standing: &Standing, now: Instant) -> Option<f64> {
-        let oldest = match self.oldest.load(Ordering::Relaxed) {
+        let [delivered, routed] =
+            [&self.oldest, &self.oldest_routed].map(|oldest| oldest.load(Ordering::Relaxed));
+        let oldest = match delivered.min(routed) {
             NONE => 0.0,
             at => seconds_since(at),
         };
@@ -516,6 +527,10 @@ mod tests {
         metrics.holds(Pending { oldest_unix_micros, ..Pending::default() });
         let lag = metrics.lag_seconds(&standing, now).expect("it streams");
         assert!((3.0..4.0).contains(&lag), "{lag}");
+        metrics.routes(Some(unix_micros() - 7_000_000));
+        let lag = metrics.lag_seconds(&standing, now).expect("it streams");
+        assert!((7.0..8.0).contains(&lag), "what is not handed on yet counts: {lag}");
+        metrics.routes(None);
 
         standing.source = Source::Broken { since: now, problem: "gone".into() };
         let later = now + Duration::from_secs(100);

@@ -8,7 +8,7 @@ use tracing::info;
 use super::Error;
 use super::unsent::Unsent;
 use super::wal::Visible;
-use crate::change::{Batch, Item, Operation, ParentKey, Parents};
+use crate::change::{Batch, Item, Operation, ParentKey, Parents, Timestamp};
 use crate::lookup::{self, Lookups};
 use crate::notification::Handoff;
 use crate::observe::{Changes, Observer, Shortfalls};
@@ -50,7 +50,9 @@ impl Routing {
         handoffs: mpsc::Sender<Handoff>,
     ) -> Result<(), Error> {
         let ended = loop {
+            self.observer.metrics().routes(None);
             let Some(batch) = changes.recv().await else { break Ok(()) };
+            self.observer.metrics().routes(committed_at(&batch).map(Timestamp::unix_micros));
             let routed = tokio::select! {
                 routed = self.route(&batch) => routed,
                 () = handoffs.closed() => break Ok(()),
@@ -118,6 +120,17 @@ impl Routing {
         }
         Ok(routed.handoff)
     }
+}
+
+/// When the first change of it was.
+fn committed_at(batch: &Batch) -> Option<Timestamp> {
+    batch.items().find_map(|item| match item {
+        Item::Change(change) => Some(change.transaction.at),
+        Item::Truncate { transaction, .. }
+        | Item::Broadcast { transaction, .. }
+        | Item::Missed { transaction, .. } => Some(transaction.at),
+        Item::Reached(_) => None,
+    })
 }
 
 /// Until other sessions see all of it.

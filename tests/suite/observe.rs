@@ -45,7 +45,7 @@ async fn get_tcp(port: u16, path: &str) -> (u16, String) {
     get(stream, path).await
 }
 
-async fn status_at(socket: &Path) -> Status {
+pub(crate) async fn status_at(socket: &Path) -> Status {
     let stream = UnixStream::connect(socket).await.expect("it listens");
     let (code, json) = get(stream, "/status").await;
     assert_eq!(code, 200);

@@ -18,6 +18,7 @@ use crate::harness::{
     standby::Standby,
     wait::{SOON, eventually},
 };
+use crate::observe::status_at;
 
 const HELD_BACK: &str = "not visible to other sessions";
 
@@ -104,8 +105,15 @@ async fn a_commit_is_announced_once_others_see_it_and_so_is_what_follows_it() {
         )
         .await;
     assert_eq!(scene.told(), []);
+    let socket = scene.rowcast.folder().join(format!("state/{}.sock", scene.database.slot()));
+    let lag = status_at(&socket).await.lag_seconds;
+    assert!(lag.is_some_and(|lag| lag > 0.0), "what is held back is late: {lag:?}");
     scene.standby.acknowledge_after(Some(Duration::ZERO));
     scene.wait_until_told(&[(1, 1), (2, 1)]).await;
+    eventually(SOON, "nothing is late any more", async || {
+        (status_at(&socket).await.lag_seconds == Some(0.0)).then_some(())
+    })
+    .await;
     committing.await.unwrap();
 }
 
