@@ -56,6 +56,11 @@ impl Sockudo {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    #[allow(dead_code, reason = "only a bench asks")]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// Sends an event as an application does: by the `pusher` library for Node. Returns when it is accepted.
     pub async fn publish(&self, channels: &[&str], event: &str, data: &Value) {
         let app = self.app();
