@@ -1,6 +1,7 @@
 //! Delivering against the strict endpoint, in this process and without Postgres.
 
 mod answers;
+mod connections;
 mod folding;
 mod occupied;
 mod order;

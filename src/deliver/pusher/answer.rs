@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::Server;
+use super::connections::Cause;
 
 /// Longest wait that `Retry-After` may ask for: meanwhile Postgres keeps its WAL.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
@@ -61,12 +62,12 @@ impl Verdict {
 /// Why a request was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
-    #[error("the endpoint at {origin} cannot be reached: {}", root(error))]
-    Unreachable { origin: String, error: reqwest::Error },
+    #[error("the endpoint at {origin} cannot be reached: {}", root(&**cause))]
+    Unreachable { origin: String, cause: Cause },
     #[error("the endpoint gave no answer within {0:?}")]
     Timeout(Duration),
-    #[error("the endpoint closed the connection before its answer was whole: {}", root(.0))]
-    BrokenOff(reqwest::Error),
+    #[error("the endpoint closed the connection before its answer was whole: {}", root(&**.0))]
+    BrokenOff(Cause),
     #[error("the endpoint answered {code}{message}")]
     Answered {
         /// The status, or the body's `code` where it has one.
@@ -93,7 +94,7 @@ pub enum Problem {
 
 /// The cause of its causes, such as "Connection refused". What stands above it
 /// says only which part of the HTTP client met it.
-fn root(error: &reqwest::Error) -> String {
+fn root(error: &(dyn Error + Send + Sync + 'static)) -> String {
     let errors = std::iter::successors(Some(error as &dyn Error), |&error| error.source());
     errors.last().map(ToString::to_string).unwrap_or_default()
 }

@@ -2,9 +2,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
+use http_body_util::BodyExt;
+use hyper::Uri;
+use hyper::body::Body;
+use hyper::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::change::Timestamp;
@@ -12,6 +16,7 @@ use crate::notification::{ChannelName, EventName};
 use crate::secret::Secret;
 
 use super::answer::{Answer, judge};
+use super::connections::{Cause, Connections, Failure};
 use super::occupied::{self, MAX_LIST_BYTES, Occupied};
 use super::packing::{Packed, Packer, Path};
 use super::signature::{Method, Signed, signed_query};
@@ -20,12 +25,16 @@ use super::{Config, ConfigError, Problem, Server, Verdict};
 /// No answer of an endpoint is longer; what follows is not read.
 pub(super) const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
+pub(super) const USER_AGENT_NAME: &str = concat!("rowcast/", env!("CARGO_PKG_VERSION"));
+
 /// A channel that nobody listens on.
 pub(super) const PROBE: &str = "rowcast-probe";
 
 /// Speaks to one app of one Pusher-compatible server.
 #[derive(Clone, Debug)]
 pub struct Client {
+    /// For what is published, unless a proxy or HTTP/2 is between.
+    connections: Option<Connections>,
     http: reqwest::Client,
     app: Arc<App>,
 }
@@ -55,8 +64,12 @@ impl App {
 
     /// `http://host:port/prefix/apps/1/events`
     pub(super) fn url(&self, name: &str) -> String {
-        let App { origin, prefix, id, .. } = self;
-        format!("{origin}{prefix}/apps/{id}/{name}")
+        format!("{}{}", self.origin, self.path(name))
+    }
+
+    /// `/prefix/apps/1/events`
+    fn path(&self, name: &str) -> String {
+        format!("{}/apps/{}/{name}", self.prefix, self.id)
     }
 
     /// `/apps/1/events`, or with the prefix, as the server verifies it.
@@ -71,9 +84,17 @@ impl Client {
     pub fn new(config: &Config) -> Result<Client, ConfigError> {
         let endpoint = config.endpoint()?;
         let timeout = config.timeout.get();
+        let tls = tls(config, endpoint.is_encrypted())?;
+        let connections = match config.proxy.is_some() || config.http2 {
+            true => None,
+            false => {
+                let tls = endpoint.is_encrypted().then(|| Arc::new(tls.clone()));
+                Connections::new(endpoint.origin(), tls)
+            }
+        };
         let mut http = reqwest::Client::builder()
-            .user_agent(concat!("rowcast/", env!("CARGO_PKG_VERSION")))
-            .tls_backend_preconfigured(tls(config, endpoint.is_encrypted())?)
+            .user_agent(USER_AGENT_NAME)
+            .tls_backend_preconfigured(tls)
             // A followed 301 turns the POST into a GET, and nothing is published.
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
@@ -97,6 +118,7 @@ impl Client {
         }
 
         Ok(Client {
+            connections,
             http: http.build().map_err(ConfigError::Http)?,
             app: Arc::new(App {
                 origin: endpoint.origin().to_string(),
@@ -127,7 +149,8 @@ impl Client {
 
     /// The same connections, for another app.
     pub(super) fn with(&self, app: App) -> Client {
-        Client { http: self.http.clone(), app: Arc::new(app) }
+        let Client { connections, http, .. } = self.clone();
+        Client { connections, http, app: Arc::new(app) }
     }
 
     pub(in crate::deliver) fn packer(&self) -> &Packer {
@@ -250,7 +273,21 @@ impl Client {
     }
 
     async fn post(&self, packed: &Packed) -> Result<Response, Problem> {
-        let sent = self.send(Method::Post, packed.path.name(), &[], packed.body.clone()).await;
+        let (name, body) = (packed.path.name(), &packed.body);
+        if let Some(connections) = &self.connections {
+            let query = self.signed_query(Method::Post, name, &[], body);
+            let target = format!("{}?{query}", self.app.path(name));
+            let target = Uri::try_from(target).expect("a path and a query of ASCII");
+            let posting = connections.post(target, body.clone(), MAX_ANSWER_BYTES);
+            let posted = timeout(self.app.timeout, posting).await;
+            match posted.map_err(|_| Problem::Timeout(self.app.timeout))? {
+                Ok(response) => return Ok(response),
+                Err(Failure::Unreachable(cause)) => return Err(self.unreachable(cause)),
+                Err(Failure::BrokenOff(cause)) => return Err(Problem::BrokenOff(cause)),
+                Err(Failure::Http2) => {}
+            }
+        }
+        let sent = self.send(Method::Post, name, &[], body.clone()).await;
         self.read(sent?, MAX_ANSWER_BYTES).await
     }
 
@@ -274,7 +311,7 @@ impl Client {
         response: reqwest::Response,
         max_bytes: usize,
     ) -> Result<Response, Problem> {
-        let read = Response::read(response, max_bytes).await;
+        let read = Response::read(response.into(), max_bytes).await;
         read.map_err(|error| self.explain(error))
     }
 
@@ -285,24 +322,25 @@ impl Client {
         parameters: &[(&str, &str)],
         body: Bytes,
     ) -> Result<reqwest::Response, Problem> {
-        let app = &*self.app;
-        let query = signed_query(
-            &app.key,
-            &app.secret,
-            Signed {
-                method,
-                path: &app.signed_path(name),
-                parameters,
-                body: &body,
-                unix_seconds: unix_seconds(),
-            },
-        );
-        let url = format!("{}?{query}", app.url(name));
+        let query = self.signed_query(method, name, parameters, &body);
+        let url = format!("{}?{query}", self.app.url(name));
         let request = match method {
             Method::Get => self.http.get(url),
             Method::Post => self.http.post(url).header(CONTENT_TYPE, "application/json").body(body),
         };
         request.send().await.map_err(|error| self.explain(error))
+    }
+
+    fn signed_query(
+        &self,
+        method: Method,
+        name: &str,
+        parameters: &[(&str, &str)],
+        body: &[u8],
+    ) -> String {
+        let path = self.app.signed_path(name);
+        let signed = Signed { method, path: &path, parameters, body, unix_seconds: unix_seconds() };
+        signed_query(&self.app.key, &self.app.secret, signed)
     }
 
     pub(super) fn explain(&self, error: reqwest::Error) -> Problem {
@@ -312,9 +350,13 @@ impl Client {
             return Problem::Timeout(self.app.timeout);
         }
         match error.is_connect() {
-            true => Problem::Unreachable { origin: self.app.origin.clone(), error },
-            false => Problem::BrokenOff(error),
+            true => self.unreachable(error.into()),
+            false => Problem::BrokenOff(error.into()),
         }
+    }
+
+    fn unreachable(&self, cause: Cause) -> Problem {
+        Problem::Unreachable { origin: self.app.origin.clone(), cause }
     }
 }
 
@@ -327,13 +369,18 @@ pub(super) struct Response {
 }
 
 impl Response {
-    async fn read(
-        mut response: reqwest::Response,
+    pub(super) async fn read<B>(
+        mut response: hyper::Response<B>,
         max_bytes: usize,
-    ) -> Result<Response, reqwest::Error> {
+    ) -> Result<Response, B::Error>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
         let mut body = Vec::new();
         let mut is_cut_off = false;
-        while let Some(chunk) = response.chunk().await? {
+        while let Some(frame) = response.body_mut().frame().await {
+            // What is no data are trailers.
+            let Ok(chunk) = frame?.into_data() else { continue };
             is_cut_off = body.len() + chunk.len() > max_bytes;
             if is_cut_off {
                 body.extend_from_slice(&chunk[..max_bytes - body.len()]);

@@ -2,11 +2,12 @@
 //! hosted Pusher implement it: what a request looks like, what fits into one,
 //! and what an answer means.
 //!
-//! Only `client` does IO, and for `rowcast doctor` `reach` and `examine`.
+//! Only `client` and its `connections` do IO, and for `rowcast doctor` `reach` and `examine`.
 
 mod answer;
 mod client;
 mod config;
+mod connections;
 mod encryption;
 mod examine;
 mod occupied;

@@ -1,6 +1,7 @@
 //! What cannot be shown on the plain endpoint: a real server, HTTP/2, TLS.
 
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use rowcast::notification::{
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
+use tempfile::TempDir;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -118,6 +120,32 @@ async fn a_resync_reaches_who_listens_on_a_real_sockudo_and_no_other_channel() {
     assert!(setup.rejected().is_empty());
 }
 
+/// Whom nobody trusts who is not told to, and the certificate that it made for `localhost`.
+pub(super) struct Authority(TempDir);
+
+impl Authority {
+    pub(super) fn new() -> Authority {
+        let folder = scratch::folder("endpoint-tls");
+        let openssl = |arguments: &str| openssl(folder.path(), arguments);
+        openssl(
+            "req -x509 -nodes -newkey rsa:2048 -keyout ca.key -subj /CN=ca -days 2 -out ca.crt",
+        );
+        openssl(
+            "req -new -nodes -newkey rsa:2048 -keyout server.key -subj /CN=localhost -out server.csr",
+        );
+        std::fs::write(folder.path().join("ext"), "subjectAltName=DNS:localhost\n").expect("ours");
+        openssl(
+            "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 \
+             -extfile ext -out server.crt",
+        );
+        Authority(folder)
+    }
+
+    pub(super) fn file(&self) -> PathBuf {
+        self.0.path().join("ca.crt")
+    }
+}
+
 fn openssl(folder: &Path, arguments: &str) {
     let output = Command::new("openssl")
         .args(arguments.split_whitespace())
@@ -127,22 +155,27 @@ fn openssl(folder: &Path, arguments: &str) {
     assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Speaks TLS with the certificate of `folder` in front of the endpoint; the port.
-async fn tls_in_front_of(endpoint: &Endpoint, folder: &Path) -> u16 {
+/// Speaks TLS with the authority's certificate in front of what is `behind`, and prefers these
+/// protocols; the port.
+pub(super) async fn tls_in_front_of(
+    behind: SocketAddr,
+    Authority(folder): &Authority,
+    alpn: &[&[u8]],
+) -> u16 {
     let read = "openssl made it";
-    let certificate = CertificateDer::from_pem_file(folder.join("server.crt")).expect(read);
-    let key = PrivateKeyDer::from_pem_file(folder.join("server.key")).expect(read);
+    let certificate = CertificateDer::from_pem_file(folder.path().join("server.crt")).expect(read);
+    let key = PrivateKeyDer::from_pem_file(folder.path().join("server.key")).expect(read);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("ring has them")
         .with_no_client_auth()
         .with_single_cert(vec![certificate], key)
         .expect("the key is the certificate's");
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let port = listener.local_addr().expect("it is bound").port();
-    let behind = endpoint.address();
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.expect("the loopback accepts");
@@ -162,35 +195,27 @@ async fn tls_in_front_of(endpoint: &Endpoint, folder: &Path) -> u16 {
 #[tokio::test]
 async fn a_private_authority_is_trusted_only_by_ca_file() {
     let endpoint = Endpoint::start(Server::Reverb).await;
-    let folder = scratch::folder("endpoint-tls");
-    openssl(
-        folder.path(),
-        "req -x509 -nodes -newkey rsa:2048 -keyout ca.key -subj /CN=ca -days 2 -out ca.crt",
-    );
-    openssl(
-        folder.path(),
-        "req -new -nodes -newkey rsa:2048 -keyout server.key -subj /CN=localhost -out server.csr",
-    );
-    std::fs::write(folder.path().join("ext"), "subjectAltName=DNS:localhost\n").expect("ours");
-    openssl(
-        folder.path(),
-        "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile ext \
-         -out server.crt",
-    );
-    let port = tls_in_front_of(&endpoint, folder.path()).await;
+    let authority = Authority::new();
+    let port = tls_in_front_of(endpoint.address(), &authority, &[]).await;
 
     let mut config = endpoint.config();
     config.url = Some(format!("https://localhost:{port}").parse().expect("a url"));
-    let untrusted = Client::new(&config).expect("a valid configuration").probe().await;
-    assert!(matches!(untrusted, Err(Problem::Unreachable { .. })), "{untrusted:?}");
-    config.ca_file = Some(folder.path().join("ca.crt"));
+    let untrusted = Client::new(&config).expect("a valid configuration");
+    let hello = ("Hello".parse().expect("an event"), ["a".parse().expect("a channel")]);
+    let published = untrusted.publish(&hello.0, &hello.1, "{}").await;
+    for refused in [untrusted.probe().await, published] {
+        let problem = refused.expect_err("nobody is trusted who is not known");
+        let words = "cannot be reached: invalid peer certificate: UnknownIssuer";
+        assert!(problem.to_string().ends_with(words), "{problem}");
+    }
+    config.ca_file = Some(authority.file());
     let trusted = Client::new(&config).expect("a valid configuration").probe().await;
     trusted.expect("the authority is trusted");
 
-    config.ca_file = Some(folder.path().join("missing.crt"));
+    config.ca_file = Some(authority.file().with_file_name("missing.crt"));
     let error = Client::new(&config).expect_err("no such file");
     assert_eq!(error.option(), "ca_file");
-    config.ca_file = Some(folder.path().join("ext"));
+    config.ca_file = Some(authority.file().with_file_name("ext"));
     let error = Client::new(&config).expect_err("no certificate in it");
     assert!(error.to_string().ends_with("holds no certificate"), "{error}");
 }

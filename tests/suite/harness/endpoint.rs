@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rowcast::deliver::pusher::{self, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::http::{self, Malformed, Request};
@@ -144,6 +144,8 @@ pub struct Endpoint {
     address: SocketAddr,
     shared: Arc<Shared>,
     listening: Option<JoinHandle<()>>,
+    /// Changes when all connections that wait for a request are to be closed, as they are when this is dropped.
+    away: watch::Sender<()>,
 }
 
 impl Endpoint {
@@ -160,8 +162,9 @@ impl Endpoint {
             state: Mutex::default(),
             changed: Notify::new(),
         });
-        let listening = Some(tokio::spawn(listen(listener, shared.clone())));
-        Endpoint { address, shared, listening }
+        let (away, away_rx) = watch::channel(());
+        let listening = Some(tokio::spawn(listen(listener, shared.clone(), away_rx)));
+        Endpoint { address, shared, listening, away }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -243,12 +246,13 @@ impl Endpoint {
         self.shared.state().lists.clone()
     }
 
-    /// Connections are refused until [`Endpoint::come_back`].
+    /// Connections are refused until [`Endpoint::come_back`], and those without a request are closed.
     pub async fn refuse_connections(&mut self) {
         if let Some(listening) = self.listening.take() {
             listening.abort();
             let ended = listening.await;
             assert!(ended.is_err_and(|error| error.is_cancelled()), "the listener never ends");
+            self.away.send_replace(());
         }
     }
 
@@ -257,7 +261,8 @@ impl Endpoint {
         socket.set_reuseaddr(true).expect("an option of every socket");
         socket.bind(self.address).expect("the port is still free");
         let listener = socket.listen(1024).expect("it can listen");
-        self.listening = Some(tokio::spawn(listen(listener, self.shared.clone())));
+        let away = self.away.subscribe();
+        self.listening = Some(tokio::spawn(listen(listener, self.shared.clone(), away)));
     }
 
     /// What tells of changes one by one.
@@ -347,17 +352,21 @@ impl Drop for Endpoint {
     }
 }
 
-async fn listen(listener: TcpListener, shared: Arc<Shared>) {
+async fn listen(listener: TcpListener, shared: Arc<Shared>, away: watch::Receiver<()>) {
     loop {
         let (stream, _) = listener.accept().await.expect("the loopback accepts");
-        tokio::spawn(serve(stream, shared.clone()));
+        tokio::spawn(serve(stream, shared.clone(), away.clone()));
     }
 }
 
 /// One request: none of the servers keeps a connection open.
-async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
+async fn serve(mut stream: TcpStream, shared: Arc<Shared>, mut away: watch::Receiver<()>) {
     stream.set_nodelay(true).expect("an option of every socket");
-    let request = match http::read(&mut stream).await {
+    let read = tokio::select! {
+        read = http::read(&mut stream) => read,
+        _ = away.changed() => return,
+    };
+    let request = match read {
         Ok(Some(request)) => request,
         // The client gave up.
         Ok(None) => return,
