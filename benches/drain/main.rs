@@ -14,18 +14,18 @@ mod endpoint;
 #[allow(dead_code, unused_imports, unused_macros, reason = "the tests use the rest of it")]
 #[path = "../../tests/suite/harness/mod.rs"]
 mod harness;
-mod reader;
+mod load;
 mod report;
 
 use std::sync::Arc;
 
-use backlog::{Load, Shape};
+use backlog::{Backlog, Mode, Reader};
 use endpoint::Endpoint;
 use harness::{
     cluster::{Cluster, Version},
     database::Database,
 };
-use reader::{Backlog, Mode, Reader};
+use load::{Load, Shape};
 use report::Report;
 
 /// Their limits differ, and so what one request holds.

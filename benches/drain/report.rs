@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::{
+    backlog::{Backlog, Run, Sent},
     cost::Cost,
-    reader::{Backlog, Run, Sent},
 };
 
 #[derive(Default)]
