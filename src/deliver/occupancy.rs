@@ -216,9 +216,26 @@ impl Occupancy {
         Some(self.not_before.map_or(due, |not_before| due.max(not_before)))
     }
 
-    /// Whether some notification by these terms was taken until then.
+    /// Takes out what waits and a resync of the terms may tell: nothing of it was sent on
+    /// the channels that it still has.
+    pub(super) fn collapse(&mut self, terms: &Arc<Terms>) -> Vec<Notification> {
+        let mut collapsed = Vec::new();
+        for waiting in std::mem::take(&mut self.waiting) {
+            if collapses(&waiting.taken.notification, terms) {
+                self.bytes -= waiting.taken.notification.weight();
+                collapsed.push(waiting.taken.notification);
+            } else {
+                self.waiting.push_back(waiting);
+            }
+        }
+        collapsed
+    }
+
+    /// Whether some notification by these terms was taken until then that must go before
+    /// their resync.
     pub(super) fn hold(&self, terms: &Arc<Terms>, until: Instant) -> bool {
         let waiting = self.waiting.iter().map(|waiting| &waiting.taken);
+        let waiting = waiting.filter(|taken| !collapses(&taken.notification, terms));
         waiting
             .chain(self.ready.iter().flatten())
             .any(|taken| taken.at <= until && taken.notification.is_of(terms))
@@ -329,6 +346,12 @@ impl List {
     fn covers(&self, name: &ChannelName) -> bool {
         name.as_str().starts_with(&*self.prefix)
     }
+}
+
+/// Whether it is of the terms alone, and a resync may stand for it.
+fn collapses(notification: &Notification, terms: &Arc<Terms>) -> bool {
+    let is_own = notification.shares.is_empty() && notification.is_of(terms);
+    is_own && terms.may_collapse
 }
 
 /// What the template of the channel begins with, so that one list tells of its siblings

@@ -193,10 +193,11 @@ impl Publisher {
 
     /// Begins to tell what became a resync, and asks for the list that it needs.
     fn resync(&mut self, now: Instant) {
-        while let Some(resync) = self.coalescer.pop_resync(now, |terms, until| {
+        while let Some(mut resync) = self.coalescer.pop_resync(now, |terms, until| {
             let waits = self.occupancy.as_ref().is_some_and(|it| it.hold(terms, until));
             waits || self.lanes.hold(terms, until) || self.resyncs.hold(terms)
         }) {
+            self.take_in(&mut resync);
             debug!(
                 rule = &*resync.terms.rule,
                 reason = resync.reason.name(),
@@ -208,6 +209,22 @@ impl Publisher {
         }
         if let Some(ask) = self.resyncs.ask(now) {
             self.list(ask);
+        }
+    }
+
+    /// Has the resync tell what waits for a list of the occupied channels.
+    fn take_in(&mut self, resync: &mut Resync) {
+        let Some(occupancy) = &mut self.occupancy else { return };
+        for notification in occupancy.collapse(&resync.terms) {
+            resync.join(&notification.resync(&resync.terms, resync.reason));
+            let position = notification.position;
+            resync.position = match resync.position {
+                Some(own) => {
+                    self.frontier.leave(own.max(position));
+                    Some(own.min(position))
+                }
+                None => Some(position),
+            };
         }
     }
 

@@ -41,7 +41,7 @@ impl Scene {
                 "create role {role} login; create table posts (id int primary key, title text)"
             ))
             .await;
-        let endpoint = Endpoint::start(Server::Any).await;
+        let endpoint = Endpoint::start(Server::Reverb).await;
         let config = format!(
             "[database]\nurl = '{}'\ncapture = 'triggers'\nwake = '{wake}'\n[pusher]\n{}timeout = '500ms'\n\
              [limits]\nresync_spread = '0s'\n{limits}\n\

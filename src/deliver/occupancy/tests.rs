@@ -206,6 +206,30 @@ fn a_list_for_a_session_that_is_over_leaves_out_nothing_of_the_next() {
     assert_eq!(occupancy.len(), 1);
 }
 
+#[test]
+fn a_resync_tells_what_waits_for_a_list_of_its_terms_and_goes_behind_all_else() {
+    let (mut occupancy, now) = occupancy(Duration::ZERO);
+    let terms = |may_collapse| Arc::new(Terms { may_collapse, ..Terms::plain("posts", "post") });
+    let (own, lasting) = (terms(true), terms(false));
+    let made = |terms: &Arc<Terms>, position| Notification {
+        terms: terms.clone(),
+        ..notification("post", position, &["posts.1"])
+    };
+    occupancy.take(0, made(&own, 1), now);
+    occupancy.take(0, made(&lasting, 2), now);
+    assert!(!occupancy.hold(&own, now) && occupancy.hold(&lasting, now));
+    assert!(occupancy.collapse(&lasting).is_empty());
+    let collapsed = occupancy.collapse(&own);
+    assert_eq!(collapsed.iter().map(|it| it.position.value()).collect::<Vec<_>>(), [1]);
+    assert_eq!(occupancy.len(), 1);
+
+    occupancy.take(0, made(&own, 3), now);
+    occupancy.ask(now).expect("it is due");
+    occupancy.listed(occupied(&["posts.1"]), now);
+    assert!(occupancy.hold(&own, now), "what is to be sent goes first");
+    assert!(occupancy.collapse(&own).is_empty());
+}
+
 const NAMES: [&str; 4] = ["posts.1", "posts.2", "users.1", "cache-1"];
 
 #[derive(Clone, Debug)]
@@ -226,6 +250,8 @@ enum Step {
     },
     /// A lane sends what is next for it.
     Send(usize),
+    /// A resync tells what waits.
+    Resync,
     Kill,
 }
 
@@ -240,6 +266,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => Just(Step::Look),
         4 => (0..8).prop_map(|it| Step::Answer { is_list: it > 0 }),
         8 => (0..2_usize).prop_map(Step::Send),
+        1 => Just(Step::Resync),
         1 => Just(Step::Kill),
     ];
     prop::collection::vec(step, 0..200)
@@ -257,6 +284,7 @@ struct Page {
 struct World {
     lag: Duration,
     now: Instant,
+    terms: Arc<Terms>,
     /// The channels of each change: its position is its index plus one.
     changes: Vec<BTreeSet<usize>>,
     pages: Vec<Page>,
@@ -268,7 +296,7 @@ struct World {
     frontier: Frontier,
     occupancy: Occupancy,
     /// Of each lane and channel, what was sent there last.
-    sent: BTreeMap<(usize, usize), u64>,
+    sent: BTreeMap<(usize, ChannelName), u64>,
 }
 
 impl World {
@@ -277,6 +305,7 @@ impl World {
         World {
             lag,
             now,
+            terms: Arc::new(Terms { may_collapse: true, ..Terms::plain("posts", "post") }),
             changes: Vec::new(),
             pages: Vec::new(),
             seen: None,
@@ -303,6 +332,7 @@ impl World {
             Step::Look => self.look(),
             Step::Answer { is_list } => self.answer(is_list),
             Step::Send(lane) => self.send(lane),
+            Step::Resync => self.resync(),
             Step::Kill => {
                 self.occupancy = Occupancy::new(2, self.lag, ROOM);
                 self.frontier = Frontier::default();
@@ -321,6 +351,7 @@ impl World {
         let names: Vec<&str> = channels.iter().map(|channel| NAMES[*channel]).collect();
         self.read += 1;
         let made = notification("post", self.read as u64, &names);
+        let made = Notification { terms: self.terms.clone(), ..made };
         let position = made.position;
         self.frontier.enter(position);
         if let Some(position) = self.occupancy.take(self.read % 2, made, self.now) {
@@ -354,14 +385,27 @@ impl World {
         (self.is_asked, self.seen) = (false, None);
     }
 
-    /// Each page on its channels fetches what is there now.
     fn send(&mut self, lane: usize) {
         let Some(Taken { notification, .. }) = self.occupancy.next(lane) else { return };
         let position = notification.position.value();
         for name in &notification.channels {
-            let channel = NAMES.iter().position(|it| *it == name.as_str()).expect("one of them");
-            let last = self.sent.insert((lane, channel), position);
+            let last = self.sent.insert((lane, name.clone()), position);
             assert!(last < Some(position), "{position} is sent after {last:?} on {name}");
+        }
+        self.tell(&notification);
+    }
+
+    fn resync(&mut self) {
+        let terms = self.terms.clone();
+        for notification in self.occupancy.collapse(&terms) {
+            self.tell(&notification);
+        }
+    }
+
+    /// Each page on its channels fetches what is there now.
+    fn tell(&mut self, notification: &Notification) {
+        for name in &notification.channels {
+            let channel = NAMES.iter().position(|it| *it == name.as_str()).expect("one of them");
             let fetched = self.last_change_on(channel);
             let pages = self.pages.iter_mut().filter(|page| page.channel == channel);
             pages.for_each(|page| page.fetched = fetched);

@@ -31,7 +31,7 @@ impl Scene {
                 pool.role,
             ))
             .await;
-        let endpoint = Endpoint::start(Server::Any).await;
+        let endpoint = Endpoint::start(Server::Reverb).await;
         let config = format!(
             "[database]\nurl = '{}'\ncapture = 'triggers'\nwake = '{wake}'\n[pusher]\n{}timeout = '2s'\n\
              [limits]\nresync_spread = '0s'\n[run]\nstate_dir = 'state'\ngrace = '2s'\ninspect_every = '100ms'\n\
