@@ -20,6 +20,8 @@ pub(super) struct Lane {
     queue: VecDeque<Queued>,
     /// Memory of them.
     bytes: usize,
+    /// What of them is no part of a resync would fill of a request, near enough.
+    load: Load,
     /// How many channels of the front notification are done with.
     done: usize,
     /// Those of them that refused it for good, and why the last one did.
@@ -39,6 +41,13 @@ struct Queued {
     notification: Notification,
     debt: Debt,
     taken_at: Instant,
+    load: Load,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Load {
+    pairs: usize,
+    bytes: usize,
 }
 
 /// What is paid once a notification was accepted, or stands in the rejected
@@ -100,6 +109,7 @@ impl Lane {
         Lane {
             queue: VecDeque::new(),
             bytes: 0,
+            load: Load::default(),
             done: 0,
             refused_on: Vec::new(),
             reason: String::new(),
@@ -111,8 +121,9 @@ impl Lane {
     }
 
     pub(super) fn push(&mut self, notification: Notification, debt: Debt, now: Instant) {
-        self.bytes += notification.weight();
-        self.queue.push_back(Queued { notification, debt, taken_at: now });
+        let queued = Queued::new(notification, debt, now);
+        self.add(&queued);
+        self.queue.push_back(queued);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -131,16 +142,10 @@ impl Lane {
     /// is on its way or to be repeated it takes nothing: what waits elsewhere
     /// still folds.
     pub(super) fn has_room(&self, capacity: Capacity) -> bool {
-        if !matches!(self.state, State::Idle) {
-            return false;
-        }
-        let changes = self.queue.iter().filter(|queued| matches!(queued.debt, Debt::Position(_)));
-        let (mut pairs, mut bytes) = (0, 0);
-        for Queued { notification, .. } in changes {
-            pairs += notification.channels.len().max(1);
-            bytes += about_bytes(notification);
-        }
-        pairs < capacity.batch_events.max(1) && bytes < capacity.body_bytes
+        let Load { pairs, bytes } = self.load;
+        matches!(self.state, State::Idle)
+            && pairs < capacity.batch_events.max(1)
+            && bytes < capacity.body_bytes
     }
 
     /// Whether it would take a part of a resync now: one at a time, so that
@@ -296,6 +301,7 @@ impl Lane {
     pub(super) fn forget(&mut self) {
         self.queue.clear();
         self.bytes = 0;
+        self.load = Load::default();
         self.done = 0;
         self.refused_on.clear();
         self.suspects = 0;
@@ -328,9 +334,11 @@ impl Lane {
 
     /// Takes the front notification away and returns what follows it.
     fn pop(&mut self, is_refused: bool, settled: &mut Settled) -> Vec<Queued> {
-        let Queued { notification, debt, taken_at } =
+        let Queued { notification, debt, taken_at, load } =
             self.queue.pop_front().expect("there is a front notification");
         self.bytes -= notification.weight();
+        self.load.pairs -= load.pairs;
+        self.load.bytes -= load.bytes;
         self.done = 0;
         if !is_refused {
             let Notification { terms, at, resync, .. } = notification;
@@ -352,9 +360,28 @@ impl Lane {
     fn put_first(&mut self, queued: Vec<Queued>) {
         let at = usize::from(self.done > 0);
         for queued in queued.into_iter().rev() {
-            self.bytes += queued.notification.weight();
+            self.add(&queued);
             self.queue.insert(at, queued);
         }
+    }
+
+    fn add(&mut self, queued: &Queued) {
+        self.bytes += queued.notification.weight();
+        self.load.pairs += queued.load.pairs;
+        self.load.bytes += queued.load.bytes;
+    }
+}
+
+impl Queued {
+    fn new(notification: Notification, debt: Debt, taken_at: Instant) -> Queued {
+        let load = match debt {
+            Debt::Position(_) => Load {
+                pairs: notification.channels.len().max(1),
+                bytes: about_bytes(&notification),
+            },
+            Debt::Resync(_) => Load::default(),
+        };
+        Queued { notification, debt, taken_at, load }
     }
 }
 
@@ -368,7 +395,7 @@ fn followers(refused: &Notification, channels: &[ChannelName], taken_at: Instant
     let resyncs = refused.resyncs_on(channels, Reason::Refused).into_iter();
     let notifications =
         resyncs.flat_map(|(resync, on)| resync.notifications(on, position).collect::<Vec<_>>());
-    notifications.map(|notification| Queued { notification, debt, taken_at }).collect()
+    notifications.map(|notification| Queued::new(notification, debt, taken_at)).collect()
 }
 
 /// What it adds to the body of a request, near enough.
