@@ -1,6 +1,7 @@
 //! From a commit to the page: single updates, one after the other, through Sockudo to pusher-js. rowcast over wal and
 //! over triggers with either wake, in turn with an application that pushes by itself after its commit, which is what
-//! rowcast replaces.
+//! rowcast replaces. And to the server's acceptance: by rowcast's own metrics, from when Postgres says that it
+//! committed; for the application, from when its commit returned.
 //!
 //! `cargo bench --bench latency`, or with words behind it (`-- wal notify`) for the tellers whose names hold one.
 #![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
@@ -9,6 +10,9 @@
 #[allow(dead_code, unused_imports, unused_macros, reason = "the tests use the rest of it")]
 #[path = "../tests/suite/harness/mod.rs"]
 mod harness;
+#[path = "flood/metrics.rs"]
+#[allow(dead_code, reason = "the bench of floods uses the rest of it")]
+mod metrics;
 
 use std::time::Duration;
 
@@ -19,6 +23,7 @@ use harness::{
     capture::Capture, cluster::Version, database::Database, node, rowcast::Rowcast,
     sockudo::Sockudo, wait::SOON,
 };
+use metrics::Metrics;
 
 const COUNT: usize = 500;
 const WARM_UP: usize = 50;
@@ -61,6 +66,8 @@ struct Turn {
     p50: f64,
     p99: f64,
     worst: f64,
+    /// Until the server has accepted it, on average.
+    accepted: f64,
 }
 
 #[tokio::main]
@@ -127,12 +134,23 @@ impl Scene {
         self.rowcast.configure(&self.config.replace(triggers, &woken));
     }
 
+    async fn metrics(&self) -> Metrics {
+        let name = match self.capture {
+            Capture::Wal => self.database.slot(),
+            Capture::Triggers => "triggers".to_owned(),
+        };
+        Metrics::at(&self.rowcast.folder().join(format!("state/{name}.sock"))).await
+    }
+
     async fn turn(&self, teller: Teller, sockudo: &Sockudo) -> Turn {
         let run = self.rowcast.start(&["run"]);
         run.stderr.wait_for(SOON, "streaming changes").await;
         // It begins with what the application told by itself.
         self.database.delivered(self.capture).await;
-        let turn = teller.turn(&self.database, sockudo).await;
+        let (count_before, seconds_before) = self.metrics().await.delivery();
+        let mut turn = teller.turn(&self.database, sockudo).await;
+        let (count, seconds) = self.metrics().await.delivery();
+        turn.accepted = (seconds - seconds_before) * 1e3 / (count - count_before) as f64;
         run.sigterm();
         assert_eq!(run.exit_code(SOON).await, 0, "{:?}", run.stderr.all());
         turn
@@ -142,6 +160,7 @@ impl Scene {
 #[derive(Deserialize)]
 struct Measured {
     ms: Vec<f64>,
+    accepted_ms: Vec<f64>,
 }
 
 impl Teller {
@@ -161,18 +180,28 @@ impl Teller {
         );
         assert_eq!(script.exit_code(DEADLINE).await, 0, "{:?}", script.stderr.all());
         let printed = script.stdout.all();
-        let Measured { mut ms } = serde_json::from_str(&printed[0]).expect("it prints JSON");
+        let Measured { mut ms, accepted_ms } =
+            serde_json::from_str(&printed[0]).expect("it prints JSON");
         assert_eq!(ms.len(), COUNT);
         ms.sort_by(f64::total_cmp);
-        Turn { teller: self, p50: ms[COUNT / 2], p99: ms[COUNT * 99 / 100], worst: ms[COUNT - 1] }
+        Turn {
+            teller: self,
+            p50: ms[COUNT / 2],
+            p99: ms[COUNT * 99 / 100],
+            worst: ms[COUNT - 1],
+            accepted: accepted_ms.iter().sum::<f64>() / accepted_ms.len() as f64,
+        }
     }
 }
 
 fn report(turns: &[Turn]) {
     println!("commit to pusher-js through Sockudo, {COUNT} single updates each turn");
-    println!("{:<18} {:>8} {:>8} {:>8}", "told by", "p50 ms", "p99 ms", "worst");
-    for Turn { teller, p50, p99, worst } in turns {
-        println!("{:<18} {p50:>8.2} {p99:>8.2} {worst:>8.2}", teller.name());
+    println!(
+        "{:<18} {:>8} {:>8} {:>8} {:>14}",
+        "told by", "p50 ms", "p99 ms", "worst", "mean accepted"
+    );
+    for Turn { teller, p50, p99, worst, accepted } in turns {
+        println!("{:<18} {p50:>8.2} {p99:>8.2} {worst:>8.2} {accepted:>14.2}", teller.name());
     }
     let mut medians = serde_json::Map::new();
     println!("the median of the turns");
@@ -184,9 +213,13 @@ fn report(turns: &[Turn]) {
             values.get(values.len() / 2).copied()
         };
         let (p50, p99) = (median(|turn| turn.p50), median(|turn| turn.p99));
-        if let (Some(p50), Some(p99)) = (p50, p99) {
-            println!("{:<18} {p50:>8.2} {p99:>8.2}", teller.name());
-            medians.insert(teller.name(), json!({ "p50_ms": p50, "p99_ms": p99 }));
+        let accepted = median(|turn| turn.accepted);
+        if let (Some(p50), Some(p99), Some(accepted)) = (p50, p99, accepted) {
+            println!("{:<18} {p50:>8.2} {p99:>8.2} {:>8} {accepted:>14.2}", teller.name(), "");
+            medians.insert(
+                teller.name(),
+                json!({ "p50_ms": p50, "p99_ms": p99, "mean_accepted_ms": accepted }),
+            );
         }
     }
     println!("{}", json!({ "bench": "latency", "medians": medians }));

@@ -36,6 +36,14 @@ impl Metrics {
         self.sum("rowcast_resyncs_total{")
     }
 
+    /// How many notifications were accepted, and how many seconds all of them took from their commits on.
+    #[allow(dead_code, reason = "only the bench of latency asks")]
+    pub(crate) fn delivery(&self) -> (u64, f64) {
+        let series = "rowcast_delivery_seconds_sum ";
+        let seconds = self.0.lines().find_map(|line| line.strip_prefix(series)?.parse().ok());
+        (self.sum("rowcast_delivery_seconds_count "), seconds.unwrap_or(0.0))
+    }
+
     /// Of the series that begin so.
     fn sum(&self, series: &str) -> u64 {
         let lines = self.0.lines().filter(|line| line.starts_with(series));
