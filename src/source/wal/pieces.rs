@@ -2,6 +2,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
+use super::super::Wanted;
 use super::feedback::Feedback;
 use super::inbox::{Inbox, InboxError, Next};
 use crate::change::{Batch, Relation};
@@ -14,22 +15,22 @@ use crate::change::{Batch, Relation};
 pub fn read_pieces<'a>(
     pieces: impl IntoIterator<Item = &'a [u8]>,
     catalog: &[Relation],
+    wanted: Wanted,
     show: impl FnMut(&Batch),
 ) -> (usize, Result<(), InboxError>) {
     let mut most = 0;
-    let ended = read(pieces, catalog, show, &mut most);
+    let ended = read(pieces, catalog, wanted, show, &mut most);
     (most, ended)
 }
 
 fn read<'a>(
     pieces: impl IntoIterator<Item = &'a [u8]>,
     catalog: &[Relation],
+    wanted: Wanted,
     mut show: impl FnMut(&Batch),
     most: &mut usize,
 ) -> Result<(), InboxError> {
-    // Every other column of a huge row is wanted.
-    let wanted = |relation: &Relation| (0..relation.columns.len()).map(|at| at % 2 == 0).collect();
-    let mut inbox = Inbox::new(BytesMut::new(), catalog.to_vec(), Box::new(wanted));
+    let mut inbox = Inbox::new(BytesMut::new(), catalog.to_vec(), wanted);
     let mut feedback = Feedback::new(Duration::ZERO, Duration::ZERO, Instant::now());
     for piece in pieces {
         inbox.room().extend_from_slice(piece);

@@ -1,0 +1,10 @@
+//! What one change costs, stage by stage, without a server and without a queue.
+//!
+//! `cargo bench --bench micro`, or with `-- decode` behind it for one stage.
+
+mod decode;
+mod stream;
+
+fn main() {
+    divan::main();
+}
