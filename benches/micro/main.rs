@@ -3,6 +3,9 @@
 //! `cargo bench --bench micro`, or with `-- decode` behind it for one stage.
 
 mod decode;
+mod fold;
+mod route;
+mod rows;
 mod stream;
 
 fn main() {

@@ -1,4 +1,5 @@
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,7 +11,7 @@ use crate::notification::{Audience, Demand, Notification, Reason, Resync, Terms}
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     /// By the address of their terms.
-    rules: HashMap<usize, Rule>,
+    rules: HashMap<usize, Rule, BuildHasherDefault<AddressHasher>>,
     pending_bytes: usize,
     /// Of the channels in the audiences of all resyncs.
     names: usize,
@@ -49,6 +50,25 @@ pub(super) struct Rule {
     owed_since: Option<Instant>,
     /// When the next resync may go: they have a window too.
     closed_until: Option<Instant>,
+}
+
+/// Looked for a dozen times for each notification, and no stranger's choice.
+#[derive(Debug, Default)]
+struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn write_usize(&mut self, address: usize) {
+        // Fibonacci hashing: the upper half of the product depends on all of it.
+        self.0 = (address as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("an address is a usize");
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// What a window, and its places in maps, take besides the notification.
