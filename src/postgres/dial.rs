@@ -18,6 +18,7 @@ use tokio_rustls::client::TlsStream;
 use tracing::debug;
 
 use super::dsn::{Address, DsnError, Host, SslMode, SslNegotiation, Target, Tcp};
+use super::socket::Socket;
 use super::tls::{self, TlsError};
 
 /// A connection to a server before anything of the protocol was said over it.
@@ -29,9 +30,8 @@ pub struct Stream {
 
 #[derive(Debug)]
 enum Transport {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -114,7 +114,7 @@ pub(crate) async fn dial(target: &Target, host: &Host, mode: SslMode) -> Result<
             let connect = UnixStream::connect(Host::socket(folder, host.port));
             let stream = bounded(target, host, connect).await?;
             return match stream {
-                Ok(stream) => Ok(Stream::plain(Transport::Unix(stream))),
+                Ok(stream) => Ok(Stream::plain(Socket::Unix(stream))),
                 Err(source) => Err(DialError::Connect { host: host.clone(), source }),
             };
         }
@@ -127,14 +127,14 @@ pub(crate) async fn dial(target: &Target, host: &Host, mode: SslMode) -> Result<
     };
 
     if mode == SslMode::Disable {
-        return Ok(Stream::plain(Transport::Tcp(connect_tcp(target, host, &ip).await?)));
+        return Ok(Stream::plain(Socket::Tcp(connect_tcp(target, host, &ip).await?)));
     }
     match encrypted(target, host, &ip).await {
         // `prefer` protects against nobody who is on the way, so a server with
         // which TLS does not come about is used without, as libpq does.
         Err(error @ DialError::Handshake { .. }) if mode == SslMode::Prefer => {
             debug!(%host, %error, "going on without TLS");
-            Ok(Stream::plain(Transport::Tcp(connect_tcp(target, host, &ip).await?)))
+            Ok(Stream::plain(Socket::Tcp(connect_tcp(target, host, &ip).await?)))
         }
         result => result,
     }
@@ -215,14 +215,14 @@ async fn encrypted(
         match bounded(target, host, request_tls(&mut tcp)).await?.map_err(failed)? {
             b'S' => {}
             b'N' if target.ssl.mode == SslMode::Prefer => {
-                return Ok(Stream::plain(Transport::Tcp(tcp)));
+                return Ok(Stream::plain(Socket::Tcp(tcp)));
             }
             b'N' => return Err(DialError::NoTls { host: host.clone() }),
             _ => return Err(DialError::NotPostgres { host: host.clone() }),
         }
     }
 
-    let connecting = TlsConnector::from(Arc::new(config)).connect(name, tcp);
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, Socket::Tcp(tcp));
     let stream = bounded(target, host, connecting)
         .await?
         .map_err(|source| DialError::Handshake { host: host.clone(), source })?;
@@ -244,20 +244,30 @@ async fn request_tls(tcp: &mut TcpStream) -> io::Result<u8> {
 }
 
 impl Stream {
-    fn plain(transport: Transport) -> Stream {
-        Stream { transport, channel_binding: None }
+    fn plain(socket: Socket) -> Stream {
+        Stream { transport: Transport::Plain(socket), channel_binding: None }
+    }
+
+    /// Lets what comes gather unheard, until the next read or write.
+    ///
+    /// # Errors
+    /// If the runtime does not let go of the socket.
+    pub fn rest(&mut self) -> io::Result<()> {
+        match &mut self.transport {
+            Transport::Plain(socket) => socket.rest(),
+            Transport::Tls(tls) => tls.get_mut().0.rest(),
+        }
     }
 
     /// `host`, with the one of its addresses that answered.
     pub(crate) fn host(&self, host: &Host) -> Host {
-        let tcp = match &self.transport {
-            Transport::Tcp(tcp) => tcp,
+        let socket = match &self.transport {
+            Transport::Plain(socket) => socket,
             Transport::Tls(tls) => tls.get_ref().0,
-            Transport::Unix(_) => return host.clone(),
         };
-        match (&host.address, tcp.peer_addr()) {
+        match (&host.address, socket.peer_addr()) {
             // An address with a scope is not whole without it.
-            (Address::Name(name), Ok(peer)) if !is_scoped(&peer) => {
+            (Address::Name(name), Some(peer)) if !is_scoped(&peer) => {
                 let address = Address::Fixed { ip: peer.ip(), name: Some(name.clone()) };
                 Host { address, port: host.port }
             }
@@ -287,8 +297,7 @@ impl AsyncRead for Stream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match &mut self.transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Transport::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Transport::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
             Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
@@ -301,24 +310,21 @@ impl AsyncWrite for Stream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         match &mut self.transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Transport::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Transport::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
             Transport::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Transport::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Plain(socket) => Pin::new(socket).poll_flush(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Transport::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }

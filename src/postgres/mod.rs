@@ -27,6 +27,7 @@ pub mod server;
 pub(crate) mod settings;
 pub mod slot;
 pub mod snapshot;
+mod socket;
 pub mod standby;
 pub mod statement;
 mod tls;

@@ -5,7 +5,8 @@
 //! in which `frame` finds the frames and `decoder` turns messages
 //! ([`pgoutput`]) into changes of the tables that `relations` remembers, and
 //! into what was said to rowcast itself;
-//! `feedback` decides what to confirm. [`Session`] is the loop around them, and
+//! `feedback` decides what to confirm, and `pace` when to let rows gather before
+//! they are read, for which it takes a `nap`. [`Session`] is the loop around them, and
 //! [`read_pieces`] reads without a server what a session would.
 
 pub mod connection;
@@ -14,6 +15,8 @@ mod feedback;
 mod frame;
 mod inbox;
 mod make_slot;
+mod nap;
+mod pace;
 pub mod pgoutput;
 mod pieces;
 mod relations;

@@ -16,6 +16,8 @@ use super::connection::{self, CopyBoth, Persistence, ReplicationConnection};
 use super::feedback::{Feedback, StatusUpdate};
 use super::frame;
 use super::inbox::{Inbox, InboxError, Next};
+use super::nap::Nap;
+use super::pace::Pace;
 use crate::change::{Batch, Lsn, Position, Relation, Timestamp};
 use crate::failpoint;
 use crate::postgres::{self, Dsn, PublicationName, ServerError, SlotName, Stream};
@@ -222,6 +224,8 @@ impl Session {
         tokio::pin!(stopped);
         let mut ready: Option<Batch> = None;
         let mut learning: Option<Learning> = None;
+        let mut pace = Pace::default();
+        let mut nap = Nap::new().map_err(Error::Io)?;
         loop {
             if ready.is_none() && learning.is_none() {
                 match self.inbox.next(&mut self.feedback)? {
@@ -241,6 +245,7 @@ impl Session {
                 return Ok(());
             }
             let due_at = self.feedback.due_at().into();
+            let asked_at = Instant::now();
             // Every arm is cancel-safe: a read that does not complete takes no
             // bytes, a reservation that does not complete sends nothing, and the
             // catalog's future is kept.
@@ -260,11 +265,20 @@ impl Session {
                     learning = None;
                     self.feedback.heard(Instant::now());
                 }
-                read = self.stream.read_buf(self.inbox.room()), if reading => {
-                    if read.map_err(Error::Io)? == 0 {
+                ended = nap.end(), if nap.is_on() => ended.map_err(Error::Io)?,
+                read = self.stream.read_buf(self.inbox.room()), if reading && !nap.is_on() => {
+                    let bytes = read.map_err(Error::Io)?;
+                    if bytes == 0 {
                         return Err(Error::Closed);
                     }
-                    self.feedback.heard(Instant::now());
+                    let now = Instant::now();
+                    pace.read(bytes, now - asked_at);
+                    self.feedback.heard(now);
+                }
+                // The last arm: nothing is there to be read at once.
+                Some(length) = async { pace.rest() }, if reading && !nap.is_on() => {
+                    self.stream.rest().map_err(Error::Io)?;
+                    nap.begin(length).map_err(Error::Io)?;
                 }
             }
             if reading && let Some(silence) = self.feedback.silent_for(Instant::now()) {
