@@ -39,7 +39,6 @@ fn batch(index: usize, relation: &Arc<Relation>) -> Batch {
             builder.fields.extend(Field::text(from..bytes.len()));
         }
         let new = start..builder.fields.len();
-        let relation = relation.clone();
         builder.change(relation, Operation::Update, transaction, None, Some(new));
     }
     builder.reached(position);

@@ -137,10 +137,9 @@ pub enum Item<'a> {
 #[derive(Debug)]
 enum Entry {
     Change {
-        relation: Arc<Relation>,
+        /// Its place in the batch's scopes.
+        scope: usize,
         operation: Operation,
-        transaction: Transaction,
-        context: Option<Arc<Context>>,
         old: Option<Range<usize>>,
         new: Option<Range<usize>>,
     },
@@ -161,19 +160,31 @@ enum Entry {
     Reached(Position),
 }
 
+/// What many changes in a row have in common: of one table in one transaction, they
+/// share it, since who drops a batch may be another thread than who made it, and
+/// the two would pass each count back and forth.
+#[derive(Debug)]
+struct Scope {
+    relation: Arc<Relation>,
+    transaction: Transaction,
+    context: Option<Arc<Context>>,
+}
+
 /// What a source hands on at once: changes and positions in order, over one
 /// block of bytes.
 #[derive(Debug)]
 pub struct Batch {
     bytes: Bytes,
     fields: Vec<Field>,
+    scopes: Vec<Scope>,
     entries: Vec<Entry>,
 }
 
 impl Batch {
     pub fn items(&self) -> impl Iterator<Item = Item<'_>> {
         self.entries.iter().map(|entry| match entry {
-            Entry::Change { relation, operation, transaction, context, old, new } => {
+            Entry::Change { scope, operation, old, new } => {
+                let Scope { relation, transaction, context } = &self.scopes[*scope];
                 Item::Change(Change {
                     relation,
                     operation: *operation,
@@ -238,26 +249,39 @@ impl Batch {
 
     /// The transactions that it has changes of, in the order of their commits.
     pub fn xids(&self) -> Vec<u32> {
-        let transactions = self.entries.iter().filter_map(|entry| match entry {
-            Entry::Change { transaction, .. }
-            | Entry::Truncate { transaction, .. }
-            | Entry::Broadcast { transaction, .. } => Some(transaction.xid),
-            // All of them are seen already.
-            Entry::Missed { .. } | Entry::Reached(_) => None,
-        });
-        let mut xids: Vec<u32> = transactions.collect();
-        xids.dedup();
+        let mut xids = Vec::new();
+        for entry in &self.entries {
+            let xid = match entry {
+                Entry::Change { scope, .. } => self.scopes[*scope].transaction.xid,
+                Entry::Truncate { transaction, .. } | Entry::Broadcast { transaction, .. } => {
+                    transaction.xid
+                }
+                // All of them are seen already.
+                Entry::Missed { .. } | Entry::Reached(_) => continue,
+            };
+            if xids.last() != Some(&xid) {
+                xids.push(xid);
+            }
+        }
         xids
     }
 
     /// What it costs to keep, in bytes, near enough.
     pub fn heap_bytes(&self) -> usize {
-        let contexts = self.entries.iter().filter_map(|entry| match entry {
-            Entry::Change { context, .. } | Entry::Broadcast { context, .. } => context.as_ref(),
-            Entry::Truncate { .. } | Entry::Missed { .. } | Entry::Reached(_) => None,
+        let of_broadcasts = self.entries.iter().filter_map(|entry| match entry {
+            Entry::Broadcast { context, .. } => context.as_ref(),
+            Entry::Change { .. }
+            | Entry::Truncate { .. }
+            | Entry::Missed { .. }
+            | Entry::Reached(_) => None,
         });
-        let contexts = contexts.map(|context| context.heap_bytes()).sum::<usize>();
-        self.bytes.len() + size_of_val(&*self.fields) + size_of_val(&*self.entries) + contexts
+        let of_changes = self.scopes.iter().filter_map(|scope| scope.context.as_ref());
+        let contexts = of_changes.chain(of_broadcasts).map(|context| context.heap_bytes());
+        self.bytes.len()
+            + size_of_val(&*self.fields)
+            + size_of_val(&*self.scopes)
+            + size_of_val(&*self.entries)
+            + contexts.sum::<usize>()
     }
 
     fn row(&self, range: Range<usize>) -> Row<'_> {
@@ -310,9 +334,13 @@ impl Copy {
         new: Option<Range<usize>>,
     ) -> Batch {
         let Change { relation, operation, transaction, context, .. } = *change;
-        let (relation, context) = (relation.clone(), context.cloned());
-        let entry = Entry::Change { relation, operation, transaction, context, old, new };
-        Batch { bytes: self.bytes.into(), fields: self.fields, entries: vec![entry] }
+        let scope = Scope { relation: relation.clone(), transaction, context: context.cloned() };
+        Batch {
+            bytes: self.bytes.into(),
+            fields: self.fields,
+            scopes: vec![scope],
+            entries: vec![Entry::Change { scope: 0, operation, old, new }],
+        }
     }
 }
 
@@ -324,6 +352,7 @@ pub struct BatchBuilder {
     /// What the open transaction has said of itself: it goes with all that
     /// follows.
     pub context: Option<Arc<Context>>,
+    scopes: Vec<Scope>,
     entries: Vec<Entry>,
 }
 
@@ -332,12 +361,17 @@ impl BatchBuilder {
         self.entries.is_empty()
     }
 
+    /// Changes, positions and all else.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// `old` and `new` are ranges of `fields`. Columns of a short old tuple
     /// (only the key is sent) that are not of the identity become unknown here,
     /// since the protocol writes them as NULL.
     pub fn change(
         &mut self,
-        relation: Arc<Relation>,
+        relation: &Arc<Relation>,
         operation: Operation,
         transaction: Transaction,
         old: Option<Range<usize>>,
@@ -352,8 +386,22 @@ impl BatchBuilder {
                 }
             }
         }
-        let context = self.context.clone();
-        self.entries.push(Entry::Change { relation, operation, transaction, context, old, new });
+        let scope = self.scope(relation, transaction);
+        self.entries.push(Entry::Change { scope, operation, old, new });
+    }
+
+    /// That of the change before, if it is the same.
+    fn scope(&mut self, relation: &Arc<Relation>, transaction: Transaction) -> usize {
+        let is_same = |scope: &Scope| {
+            Arc::ptr_eq(&scope.relation, relation)
+                && scope.transaction == transaction
+                && scope.context.as_ref().map(Arc::as_ptr) == self.context.as_ref().map(Arc::as_ptr)
+        };
+        if !self.scopes.last().is_some_and(is_same) {
+            let (relation, context) = (relation.clone(), self.context.clone());
+            self.scopes.push(Scope { relation, transaction, context });
+        }
+        self.scopes.len() - 1
     }
 
     pub fn broadcast(&mut self, broadcast: Broadcast, transaction: Transaction) {
@@ -380,7 +428,8 @@ impl BatchBuilder {
 
     /// The batch over `bytes`, which the fields point into.
     pub fn finish(self, bytes: Bytes) -> Batch {
-        Batch { bytes, fields: self.fields, entries: self.entries }
+        let BatchBuilder { fields, scopes, entries, .. } = self;
+        Batch { bytes, fields, scopes, entries }
     }
 }
 

@@ -139,7 +139,7 @@ async fn read(
         position = Position::new(position.value() + 1);
         let transaction = Transaction { xid: 0, at, position };
         let fields = append(&row, query.columns(), relation, &mut batch, &mut bytes)?;
-        batch.change(relation.clone(), Operation::Read, transaction, None, Some(fields));
+        batch.change(relation, Operation::Read, transaction, None, Some(fields));
         keys.push(Key::of(&row, query.columns(), &relation.primary_key)?);
         if bytes.len() >= MAX_PAGE_BYTES {
             is_last = false;

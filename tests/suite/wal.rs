@@ -190,7 +190,7 @@ on_every_version! {
                  create table odd (\"Näme\" cents, id int primary key);",
             )
             .await;
-        let mut streaming = Streaming::of(&database, &[]).await;
+        let mut streaming = Streaming::of(&database, &["id", "owner", "note", "Näme"]).await;
         database
             .psql(
                 "insert into by_key values (1, 7, null);
@@ -250,7 +250,7 @@ on_every_version! {
                  insert into in_full select * from by_key;",
             )
             .await;
-        let mut streaming = Streaming::of(&database, &[]).await;
+        let mut streaming = Streaming::of(&database, &["id", "n", "body"]).await;
         database
             .psql(
                 "update by_key set n = 1;
@@ -280,7 +280,7 @@ on_every_version! {
                  create table posts (id int primary key, title text, old_name int);",
             )
             .await;
-        let mut streaming = Streaming::of(&database, &[]).await;
+        let mut streaming = Streaming::of(&database, &["id", "title", "old_name", "new_name", "views"]).await;
         database
             .psql(
                 "insert into posts values (1, 'a', 1);

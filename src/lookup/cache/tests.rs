@@ -84,7 +84,7 @@ impl Scene {
             };
             let (old, new) = (old.as_ref().map(&mut row), new.as_ref().map(&mut row));
             let transaction = transaction(xid);
-            batch.change(self.relation.clone(), operation, transaction, old, new);
+            batch.change(&self.relation, operation, transaction, old, new);
         }
         self.cache.observe(&batch.finish(Bytes::from(bytes)), self.now);
     }
@@ -93,7 +93,7 @@ impl Scene {
     fn read(&mut self) {
         let mut batch = BatchBuilder::default();
         batch.fields.extend([Field::NULL; 3]);
-        batch.change(self.relation.clone(), Operation::Read, transaction(0), None, Some(0..3));
+        batch.change(&self.relation, Operation::Read, transaction(0), None, Some(0..3));
         self.cache.observe(&batch.finish(Bytes::new()), self.now);
     }
 

@@ -114,7 +114,7 @@ pub(super) fn batch_within(
     let sent = old.filter(|fields| fields.iter().any(Option::is_some));
     let old = sent.map(|fields| row(fields, Field::UNKNOWN));
     let new = new.map(|fields| row(fields, Field::UNCHANGED));
-    builder.change(relation.clone(), operation, transaction, old, new);
+    builder.change(relation, operation, transaction, old, new);
     builder.finish(bytes.into())
 }
 

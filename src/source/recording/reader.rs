@@ -331,7 +331,7 @@ impl Recording {
                 }
             }
         }
-        building.batch.change(relation, operation, transaction, old, new);
+        building.batch.change(&relation, operation, transaction, old, new);
         Ok(())
     }
 }

@@ -145,7 +145,7 @@ fn batch(relation: &Arc<Relation>, told: &[Told]) -> Batch {
                 continue;
             }
         };
-        builder.change(relation.clone(), operation, transaction(n), old, new);
+        builder.change(relation, operation, transaction(n), old, new);
     }
     builder.finish(bytes.into())
 }

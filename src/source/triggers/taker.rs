@@ -119,7 +119,7 @@ impl Taker {
             }
         };
         let (old, new) = (old.flatten(), new.flatten());
-        batch.change(relation.clone(), operation, transaction, old, new);
+        batch.change(relation, operation, transaction, old, new);
     }
 
     /// A context or broadcast: one JSON text in `new`.

@@ -1,15 +1,16 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::super::Wanted;
 use super::super::said::{Said, Unheard};
-use super::pgoutput::{self, DecodeError, Message};
-use super::relations::Relations;
+use super::pgoutput::{self, DecodeError, Message, Tuple};
+use super::relations::{Known, Relations};
 use crate::change::{BatchBuilder, Context, Lsn, Operation, Position, Relation, Transaction};
 
 /// Turns messages into the changes and positions of a batch. Pure.
-#[derive(Debug, Default)]
 pub(super) struct Decoder {
     relations: Relations,
+    wanted: Wanted,
     /// The transaction whose rows are being read.
     transaction: Option<Transaction>,
     /// What that one has said of itself. It may span several batches.
@@ -47,8 +48,15 @@ pub enum DecoderError {
 }
 
 impl Decoder {
-    pub(super) fn new(catalog: Vec<Relation>) -> Decoder {
-        Decoder { relations: Relations::new(catalog), ..Decoder::default() }
+    pub(super) fn new(catalog: Vec<Relation>, wanted: Wanted) -> Decoder {
+        Decoder {
+            relations: Relations::new(catalog),
+            wanted,
+            transaction: None,
+            context: None,
+            catalog_is_fresh: false,
+            reached: Lsn::ZERO,
+        }
     }
 
     pub(super) fn learn(&mut self, catalog: Vec<Relation>) {
@@ -56,8 +64,9 @@ impl Decoder {
         self.catalog_is_fresh = true;
     }
 
-    pub(super) fn relation(&self, oid: u32) -> Option<&Relation> {
-        self.relations.get(oid).map(|relation| &**relation)
+    /// Of each column of the relation, whether a rule needs its value.
+    pub(super) fn wanted(&self, oid: u32) -> Option<&[bool]> {
+        self.relations.get(oid).map(|known| &*known.wanted)
     }
 
     /// The highest position that a batch was given.
@@ -81,7 +90,8 @@ impl Decoder {
         batch: &mut BatchBuilder,
     ) -> Result<Step, DecoderError> {
         let tag = bytes.get(range.start).copied().unwrap_or_default();
-        let message = pgoutput::decode(bytes, range, &mut batch.fields)
+        let asked_for = |oid| self.relations.get(oid).and_then(Known::asked_for);
+        let message = pgoutput::decode(bytes, range, asked_for, &mut batch.fields)
             .map_err(|source| DecoderError::Message { tag, lsn, source })?;
         let out_of_place = DecoderError::OutOfPlace { tag, lsn };
         match message {
@@ -108,7 +118,7 @@ impl Decoder {
                     return Ok(Step::NeedsCatalog);
                 }
                 self.catalog_is_fresh = false;
-                self.relations.put(&relation);
+                self.relations.put(&relation, &self.wanted);
             }
             Message::Insert { relation_oid, new } => {
                 let row = (Operation::Insert, None, Some(new));
@@ -125,11 +135,11 @@ impl Decoder {
             Message::Truncate { relation_oids } => {
                 let transaction = self.transaction.ok_or(out_of_place)?;
                 for oid in relation_oids {
-                    let relation = self
+                    let known = self
                         .relations
                         .get(oid)
                         .ok_or(DecoderError::UnknownRelation { oid, lsn })?;
-                    batch.truncate(relation.clone(), transaction);
+                    batch.truncate(known.relation.clone(), transaction);
                 }
             }
             Message::Logical { transactional, prefix, len, content } => {
@@ -176,24 +186,26 @@ impl Decoder {
     fn change(
         &mut self,
         oid: u32,
-        (operation, old, new): (Operation, Option<Range<usize>>, Option<Range<usize>>),
+        (operation, old, new): (Operation, Option<Tuple>, Option<Tuple>),
         lsn: Lsn,
         batch: &mut BatchBuilder,
         out_of_place: DecoderError,
     ) -> Result<(), DecoderError> {
         let transaction = self.transaction.ok_or(out_of_place)?;
-        let relation = self.relations.get(oid).ok_or(DecoderError::UnknownRelation { oid, lsn })?;
+        let Known { relation, .. } =
+            self.relations.get(oid).ok_or(DecoderError::UnknownRelation { oid, lsn })?;
         for row in [&old, &new].into_iter().flatten() {
-            if row.len() != relation.columns.len() {
+            if row.columns != relation.columns.len() {
                 return Err(DecoderError::ColumnCount {
                     relation: relation.table.to_string(),
                     lsn,
-                    fields: row.len(),
+                    fields: row.columns,
                     columns: relation.columns.len(),
                 });
             }
         }
-        batch.change(relation.clone(), operation, transaction, old, new);
+        let [old, new] = [old, new].map(|row| row.map(|row| row.fields));
+        batch.change(relation, operation, transaction, old, new);
         Ok(())
     }
 }
@@ -201,11 +213,17 @@ impl Decoder {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use proptest::prelude::*;
 
     use super::*;
     use crate::change::{BroadcastError, ContextError, Item, Value};
 
     const LSN: Lsn = Lsn::ZERO;
+
+    /// By which every column is asked for.
+    fn decoder() -> Decoder {
+        Decoder::new(Vec::new(), Box::new(|relation| vec![true; relation.columns.len()]))
+    }
 
     fn begin(final_lsn: u64) -> Vec<u8> {
         [b"B".as_slice(), &final_lsn.to_be_bytes(), &[0; 8], &7_u32.to_be_bytes()].concat()
@@ -280,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_context_goes_with_what_follows_in_its_transaction_whatever_the_batch() {
-        let mut decoder = Decoder::default();
+        let mut decoder = decoder();
         let context = |id: u32| emitted(true, "rowcast", &format!("{{\"user_id\":{id}}}"));
         let first = take(&mut decoder, &[begin(1), relation(), insert(), context(7), insert()]);
         assert_eq!(users(&first.unwrap()), [None, Some(7)]);
@@ -300,7 +318,7 @@ mod tests {
             emitted(true, "other", "\u{1}"),
             commit(100),
         ];
-        let batch = take(&mut Decoder::default(), &messages).unwrap();
+        let batch = take(&mut decoder(), &messages).unwrap();
         let items: Vec<_> = batch.items().collect();
         let [Item::Broadcast { broadcast, transaction, .. }, Item::Reached(reached)] = &*items
         else {
@@ -329,7 +347,7 @@ mod tests {
             insert(),
             commit(100),
         ];
-        let (batch, unheard) = hear(&mut Decoder::default(), &messages).unwrap();
+        let (batch, unheard) = hear(&mut decoder(), &messages).unwrap();
         assert_eq!(users(&batch), [Some(8)]);
         let too_long = ContextError::TooLong { bytes: long.len() };
         let expected = [
@@ -345,14 +363,14 @@ mod tests {
 
     #[test]
     fn a_message_of_a_transaction_outside_of_one_is_fatal_only_if_it_is_ours() {
-        let ours = take(&mut Decoder::default(), &[emitted(true, "rowcast", "{}")]);
+        let ours = take(&mut decoder(), &[emitted(true, "rowcast", "{}")]);
         assert_eq!(ours.unwrap_err(), DecoderError::OutOfPlace { tag: b'M', lsn: LSN });
-        assert!(take(&mut Decoder::default(), &[emitted(true, "other", "{}")]).is_ok());
+        assert!(take(&mut decoder(), &[emitted(true, "other", "{}")]).is_ok());
     }
 
     #[test]
     fn a_transaction_lies_above_the_position_that_its_commit_record_begins_at() {
-        let mut decoder = Decoder::default();
+        let mut decoder = decoder();
         let insert = b"I\0\0\0\x09N\0\x02t\0\0\0\x011n".to_vec();
         let batch = take(
             &mut decoder,
@@ -373,7 +391,7 @@ mod tests {
 
     #[test]
     fn a_deleted_rows_other_columns_are_unknown_not_null() {
-        let mut decoder = Decoder::default();
+        let mut decoder = decoder();
         let delete = b"D\0\0\0\x09K\0\x02t\0\0\0\x011n".to_vec();
         let batch = take(&mut decoder, &[begin(1), relation(), delete]).unwrap();
         let Some(Item::Change(change)) = batch.items().next() else { panic!("no change") };
@@ -384,7 +402,7 @@ mod tests {
 
     #[test]
     fn without_an_old_row_the_identity_is_unchanged_and_the_rest_unknown() {
-        let mut decoder = Decoder::default();
+        let mut decoder = decoder();
         let update = b"U\0\0\0\x09N\0\x02t\0\0\0\x011u".to_vec();
         let batch = take(&mut decoder, &[begin(1), relation(), update]).unwrap();
         let Some(Item::Change(change)) = batch.items().next() else { panic!("no change") };
@@ -397,7 +415,7 @@ mod tests {
 
     #[test]
     fn a_keepalive_within_a_transaction_is_no_position() {
-        let mut decoder = Decoder::default();
+        let mut decoder = decoder();
         let mut builder = BatchBuilder::default();
         let bytes = begin(50);
         decoder.take(&bytes, 0..bytes.len(), LSN, &mut builder).unwrap();
@@ -421,22 +439,83 @@ mod tests {
     #[test]
     fn a_row_without_its_relation_or_its_transaction_is_fatal() {
         let insert = || b"I\0\0\0\x09N\0\x02t\0\0\0\x011n".to_vec();
-        let unknown = take(&mut Decoder::default(), &[begin(1), insert()]);
+        let unknown = take(&mut decoder(), &[begin(1), insert()]);
         assert_eq!(unknown.unwrap_err(), DecoderError::UnknownRelation { oid: 9, lsn: LSN });
-        let outside = take(&mut Decoder::default(), &[relation(), insert()]);
+        let outside = take(&mut decoder(), &[relation(), insert()]);
         assert_eq!(outside.unwrap_err(), DecoderError::OutOfPlace { tag: b'I', lsn: LSN });
-        let twice = take(&mut Decoder::default(), &[begin(1), begin(2)]);
+        let twice = take(&mut decoder(), &[begin(1), begin(2)]);
         assert_eq!(twice.unwrap_err(), DecoderError::OutOfPlace { tag: b'B', lsn: LSN });
         let short = b"I\0\0\0\x09N\0\x01n".to_vec();
-        let short = take(&mut Decoder::default(), &[begin(1), relation(), short]);
+        let short = take(&mut decoder(), &[begin(1), relation(), short]);
         assert!(matches!(short, Err(DecoderError::ColumnCount { fields: 1, columns: 2, .. })));
     }
 
     #[test]
     fn truncate_names_every_relation() {
         let truncate = b"T\0\0\0\x01\0\0\0\0\x09".to_vec();
-        let batch = take(&mut Decoder::default(), &[begin(1), relation(), truncate]).unwrap();
+        let batch = take(&mut decoder(), &[begin(1), relation(), truncate]).unwrap();
         let items: Vec<_> = batch.items().collect();
         assert!(matches!(items.as_slice(), [Item::Truncate { relation, .. }] if relation.oid == 9));
+    }
+
+    /// A value as the stream has it: NULL, unchanged, or one of three.
+    fn column() -> impl Strategy<Value = Vec<u8>> {
+        let texts = ["", "a", "long"].map(|text| {
+            let len = u32::try_from(text.len()).unwrap().to_be_bytes();
+            [b"t".as_slice(), &len, text.as_bytes()].concat()
+        });
+        prop::sample::select([vec![b"n".to_vec(), b"u".to_vec()], texts.to_vec()].concat())
+    }
+
+    const COLUMNS: usize = 5;
+
+    proptest! {
+        #[test]
+        fn a_rule_sees_the_same_whatever_columns_it_does_not_need(
+            identity in prop::sample::select(b"dfin".to_vec()),
+            in_identity in prop::array::uniform5(any::<bool>()),
+            wanted in prop::array::uniform5(any::<bool>()),
+            old in prop::option::of(prop::array::uniform5(column())),
+            new in prop::array::uniform5(column()),
+            tag in prop::sample::select(b"IUD".to_vec()),
+        ) {
+            let is_full = identity == b'f';
+            let mut relation = [b"R\0\0\0\x09public\0posts\0".as_slice(), &[identity, 0, COLUMNS as u8]].concat();
+            for (at, in_identity) in in_identity.iter().enumerate() {
+                let name = [b'a' + at as u8, 0];
+                let flag = u8::from(is_full || *in_identity);
+                relation.extend([&[flag], &name[..], &25_u32.to_be_bytes(), &[255; 4]].concat());
+            }
+            let tuple = |kind: u8, columns: &[Vec<u8>; COLUMNS]| {
+                [&[kind, 0, COLUMNS as u8], &columns.concat()[..]].concat()
+            };
+            let old = old.map(|columns| match is_full {
+                true => tuple(b'O', &columns),
+                false => tuple(b'K', &std::array::from_fn(|at| match in_identity[at] {
+                    true => columns[at].clone(),
+                    false => b"n".to_vec(),
+                })),
+            });
+            let (old, new) = match tag {
+                b'I' => (None, Some(new)),
+                b'U' => (old, Some(new)),
+                _ => (Some(old.unwrap_or_else(|| tuple(b'K', &new))), None),
+            };
+            let new = new.map(|new| tuple(b'N', &new));
+            let row = [&[tag, 0, 0, 0, 9], &old.unwrap_or_default()[..], &new.unwrap_or_default()].concat();
+            let messages = [begin(1), relation, row, commit(9)];
+
+            let all = take(&mut decoder(), &messages).unwrap();
+            let mut by_need = Decoder::new(Vec::new(), Box::new(move |_| wanted.to_vec()));
+            let some = take(&mut by_need, &messages).unwrap();
+            let (all, some) = (all.change().unwrap(), some.change().unwrap());
+            for (column, is_wanted) in wanted.into_iter().enumerate() {
+                prop_assert_eq!(all.column_changed(column), some.column_changed(column));
+                if is_wanted {
+                    prop_assert_eq!(all.new_value(column), some.new_value(column));
+                    prop_assert_eq!(all.old_value(column), some.old_value(column));
+                }
+            }
+        }
     }
 }

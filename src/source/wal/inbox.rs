@@ -15,8 +15,10 @@ use crate::postgres::ServerError;
 
 /// Room to read into: what one read may bring, and so about what a batch holds.
 const READ: usize = 256 << 10;
-/// Columns in a batch, above which the rest of what was read waits its turn.
+/// Columns in a batch, and what happened to rows, above which the rest of what was
+/// read waits its turn.
 const BATCH_FIELDS: usize = 8 << 10;
+const BATCH_ENTRIES: usize = 2 << 10;
 
 /// What was read of the stream and is not yet decoded. Pure: the session reads
 /// and sends.
@@ -25,7 +27,6 @@ pub(super) struct Inbox {
     /// The huge row being read, and where it began.
     skim: Option<(Skim, Lsn)>,
     decoder: Decoder,
-    wanted: Wanted,
     passed_over: PassedOver,
 }
 
@@ -59,8 +60,8 @@ pub enum InboxError {
 impl Inbox {
     /// `bytes` came with the answer that started the stream.
     pub(super) fn new(bytes: BytesMut, catalog: Vec<Relation>, wanted: Wanted) -> Inbox {
-        let decoder = Decoder::new(catalog);
-        Inbox { bytes, skim: None, decoder, wanted, passed_over: PassedOver::default() }
+        let decoder = Decoder::new(catalog, wanted);
+        Inbox { bytes, skim: None, decoder, passed_over: PassedOver::default() }
     }
 
     /// Where to append what is read.
@@ -139,6 +140,7 @@ impl Inbox {
         let mut at = 0;
         let mut other = false;
         while batch.fields.len() < BATCH_FIELDS
+            && batch.len() < BATCH_ENTRIES
             && let Some((frame, end)) = frame::next(&self.bytes, at)?
         {
             match frame {
@@ -185,9 +187,9 @@ impl Inbox {
         let Some(head) = self.bytes.get(payload..payload + Skim::HEAD) else { return false };
         let head = head.try_into().expect("the head's length was asked for");
         let wanted = Skim::relation_oid(head)
-            .and_then(|oid| self.decoder.relation(oid))
-            .map(&self.wanted)
-            .unwrap_or_default();
+            .and_then(|oid| self.decoder.wanted(oid))
+            .unwrap_or_default()
+            .to_vec();
         debug!(%start, len, "a huge row");
         self.bytes.advance(payload + Skim::HEAD);
         self.skim = Some((Skim::new(head, len, wanted), start));

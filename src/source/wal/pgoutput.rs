@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::change::{Field, Lsn, ReplicaIdentity, Timestamp};
 
-/// One message. Rows are ranges of the `fields` that [`decode`] appended to.
+/// One message. Rows are in the `fields` that [`decode`] appended to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Message<'a> {
     Begin {
@@ -21,17 +21,17 @@ pub enum Message<'a> {
     Relation(RelationMessage<'a>),
     Insert {
         relation_oid: u32,
-        new: Range<usize>,
+        new: Tuple,
     },
     Update {
         relation_oid: u32,
         /// Absent if no column of the replica identity changed.
-        old: Option<Range<usize>>,
-        new: Range<usize>,
+        old: Option<Tuple>,
+        new: Tuple,
     },
     Delete {
         relation_oid: u32,
-        old: Range<usize>,
+        old: Tuple,
     },
     Truncate {
         relation_oids: Vec<u32>,
@@ -44,6 +44,13 @@ pub enum Message<'a> {
         /// `None` if it was left out of a huge message.
         content: Option<&'a [u8]>,
     },
+}
+
+/// One row. Its fields end with the last column that anybody asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Tuple {
+    pub fields: Range<usize>,
+    pub columns: usize,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -92,12 +99,16 @@ pub(super) const WITHOUT_CONTENT: u8 = 0x80;
 /// 25-byte header) and appends its rows' columns to `fields`, which point into
 /// `bytes`. An unchanged TOAST column becomes [`Field::UNCHANGED`], never NULL.
 ///
+/// `asked_for` tells of each column of a relation whether its value is, of the
+/// others only that it is unchanged; `None` if each is.
+///
 /// # Errors
 /// Any byte sequence that is not exactly one message of protocol 1. `fields`
 /// may then have grown.
-pub fn decode<'a>(
+pub fn decode<'a, 'r>(
     bytes: &'a [u8],
     range: Range<usize>,
+    asked_for: impl FnOnce(u32) -> Option<&'r [bool]>,
     fields: &mut Vec<Field>,
 ) -> Result<Message<'a>, DecodeError> {
     let mut reader = Reader { bytes: &bytes[..range.end], at: range.start, start: range.start };
@@ -125,26 +136,36 @@ pub fn decode<'a>(
         b'R' => Message::Relation(relation(&mut reader)?),
         b'I' => {
             let relation_oid = reader.u32()?;
+            let asked_for = asked_for(relation_oid);
             match reader.u8()? {
-                b'N' => Message::Insert { relation_oid, new: tuple(&mut reader, fields)? },
+                b'N' => {
+                    Message::Insert { relation_oid, new: tuple(&mut reader, asked_for, fields)? }
+                }
                 kind => return Err(DecodeError::UnknownTuple { kind }),
             }
         }
         b'U' => {
             let relation_oid = reader.u32()?;
+            let asked_for = asked_for(relation_oid);
             let (old, kind) = match reader.u8()? {
-                b'K' | b'O' => (Some(tuple(&mut reader, fields)?), reader.u8()?),
+                b'K' | b'O' => (Some(tuple(&mut reader, asked_for, fields)?), reader.u8()?),
                 kind => (None, kind),
             };
             match kind {
-                b'N' => Message::Update { relation_oid, old, new: tuple(&mut reader, fields)? },
+                b'N' => {
+                    let new = tuple(&mut reader, asked_for, fields)?;
+                    Message::Update { relation_oid, old, new }
+                }
                 kind => return Err(DecodeError::UnknownTuple { kind }),
             }
         }
         b'D' => {
             let relation_oid = reader.u32()?;
+            let asked_for = asked_for(relation_oid);
             match reader.u8()? {
-                b'K' | b'O' => Message::Delete { relation_oid, old: tuple(&mut reader, fields)? },
+                b'K' | b'O' => {
+                    Message::Delete { relation_oid, old: tuple(&mut reader, asked_for, fields)? }
+                }
                 kind => return Err(DecodeError::UnknownTuple { kind }),
             }
         }
@@ -203,16 +224,26 @@ fn relation<'a>(reader: &mut Reader<'a>) -> Result<RelationMessage<'a>, DecodeEr
     Ok(RelationMessage { oid, schema, name, identity, columns })
 }
 
-fn tuple(reader: &mut Reader<'_>, fields: &mut Vec<Field>) -> Result<Range<usize>, DecodeError> {
+fn tuple(
+    reader: &mut Reader<'_>,
+    asked_for: Option<&[bool]>,
+    fields: &mut Vec<Field>,
+) -> Result<Tuple, DecodeError> {
     let start = fields.len();
-    for _ in 0..reader.u16()? {
+    let columns = usize::from(reader.u16()?);
+    for column in 0..columns {
+        let is_asked_for = asked_for.is_none_or(|asked_for| asked_for.get(column) != Some(&false));
         let field = match reader.u8()? {
+            b'n' if !is_asked_for => continue,
             b'n' => Field::NULL,
             b'u' => Field::UNCHANGED,
             b't' => {
                 let len = reader.u32()? as usize;
                 let at = reader.at;
                 reader.take(len)?;
+                if !is_asked_for {
+                    continue;
+                }
                 Field::text(at..at + len).ok_or(DecodeError::Truncated { at: reader.offset() })?
             }
             OMITTED => {
@@ -222,9 +253,11 @@ fn tuple(reader: &mut Reader<'_>, fields: &mut Vec<Field>) -> Result<Range<usize
             }
             kind => return Err(DecodeError::UnknownColumn { kind }),
         };
+        // Those that were passed over until here.
+        fields.resize(start + column, Field::UNKNOWN);
         fields.push(field);
     }
-    Ok(start..fields.len())
+    Ok(Tuple { fields: start..fields.len(), columns })
 }
 
 struct Reader<'a> {
@@ -301,7 +334,7 @@ mod tests {
     }
 
     fn decoded<'a>(bytes: &'a [u8], fields: &mut Vec<Field>) -> Result<Message<'a>, DecodeError> {
-        decode(bytes, 0..bytes.len(), fields)
+        decode(bytes, 0..bytes.len(), |_| None, fields)
     }
 
     fn text(value: &str) -> Vec<u8> {
@@ -375,8 +408,33 @@ mod tests {
         ]);
         let mut fields = vec![Field::NULL];
         let update = decoded(&bytes, &mut fields).unwrap();
-        assert_eq!(update, Message::Update { relation_oid: 1, old: Some(1..2), new: 2..5 });
+        let old = Some(Tuple { fields: 1..2, columns: 1 });
+        let new = Tuple { fields: 2..5, columns: 3 };
+        assert_eq!(update, Message::Update { relation_oid: 1, old, new });
         assert_eq!(fields[3..], [Field::NULL, Field::UNCHANGED]);
+    }
+
+    #[test]
+    fn of_columns_that_nobody_asks_for_only_what_is_unchanged_is_told() {
+        let head = [b"I".as_slice(), &oid(7), b"N", &5_u16.to_be_bytes()].concat();
+        let fields = |columns: [&[u8]; 5], asked_for: [bool; 5]| {
+            let bytes = [&head, &columns.concat()[..]].concat();
+            let mut fields = vec![Field::NULL];
+            let insert = decode(&bytes, 0..bytes.len(), |_| Some(&asked_for), &mut fields);
+            let new = Tuple { fields: 1..fields.len(), columns: 5 };
+            assert_eq!(insert, Ok(Message::Insert { relation_oid: 7, new }));
+            fields.split_off(1)
+        };
+        let (long, value) = (text("long"), text("1"));
+        let columns: [&[u8]; 5] = [b"n", &long, &value, b"n", &long];
+        let asked_for = [false, false, true, false, false];
+        let at = head.len() + 1 + long.len() + value.len() - 1;
+        let known = Field::text(at..at + 1).unwrap();
+        assert_eq!(fields(columns, asked_for), [Field::UNKNOWN, Field::UNKNOWN, known]);
+        assert_eq!(fields([b"n"; 5], [false; 5]), []);
+        let unchanged = fields([&long, b"n", b"n", b"u", b"n"], [false; 5]);
+        assert_eq!(unchanged[3], Field::UNCHANGED);
+        assert_eq!(unchanged.len(), 4);
     }
 
     #[test]
@@ -392,7 +450,7 @@ mod tests {
             &text("def"),
         ]);
         for end in 0..bytes.len() {
-            let cut = decode(&bytes, 0..end, &mut Vec::new());
+            let cut = decode(&bytes, 0..end, |_| None, &mut Vec::new());
             assert!(matches!(cut, Err(DecodeError::Truncated { .. })), "{end}: {cut:?}");
         }
         let mut longer = bytes.clone();

@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::super::Wanted;
 use super::pgoutput::{ColumnMessage, RelationMessage};
 use crate::change::{Column, Kind, Relation, ReplicaIdentity, TableName};
 
@@ -13,7 +14,36 @@ const FIRST_USER_OID: u32 = 16384;
 #[derive(Debug, Default)]
 pub(super) struct Relations {
     catalog: HashMap<u32, Relation>,
-    known: HashMap<u32, Arc<Relation>>,
+    /// By OID, which rises.
+    known: Vec<Known>,
+}
+
+/// A relation that the stream has described.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) relation: Arc<Relation>,
+    /// Of each column, whether a rule needs its value.
+    pub(super) wanted: Vec<bool>,
+    asked_for: Option<Vec<bool>>,
+}
+
+impl Known {
+    fn new(relation: Relation, wanted: Vec<bool>) -> Known {
+        let asked_for = match relation.identity {
+            // Old rows are whole, so it is known of every column whether it changed.
+            ReplicaIdentity::Full => None,
+            _ => {
+                let columns = relation.columns.iter().zip(&wanted);
+                Some(columns.map(|(column, wanted)| column.in_identity || *wanted).collect())
+            }
+        };
+        Known { relation: Arc::new(relation), wanted, asked_for }
+    }
+
+    /// Of each column, whether its value tells a rule anything. `None` if all do.
+    pub(super) fn asked_for(&self) -> Option<&[bool]> {
+        self.asked_for.as_deref()
+    }
 }
 
 impl Relations {
@@ -28,8 +58,12 @@ impl Relations {
         self.catalog = catalog.into_iter().map(|relation| (relation.oid, relation)).collect();
     }
 
-    pub(super) fn get(&self, oid: u32) -> Option<&Arc<Relation>> {
-        self.known.get(&oid)
+    pub(super) fn get(&self, oid: u32) -> Option<&Known> {
+        self.place(oid).ok().map(|at| &self.known[at])
+    }
+
+    fn place(&self, oid: u32) -> Result<usize, usize> {
+        self.known.binary_search_by_key(&oid, |known| known.relation.oid)
     }
 
     /// Whether the catalog was read before the table became what `message` says.
@@ -42,7 +76,7 @@ impl Relations {
     }
 
     /// Replaces what was known of the relation.
-    pub(super) fn put(&mut self, message: &RelationMessage<'_>) {
+    pub(super) fn put(&mut self, message: &RelationMessage<'_>, wanted: &Wanted) {
         let catalog = self.catalog.get(&message.oid);
         let table = table(message);
         let relation = Relation {
@@ -53,7 +87,12 @@ impl Relations {
             identity: message.identity,
             primary_key: primary_key(message, catalog),
         };
-        self.known.insert(message.oid, Arc::new(relation));
+        let wanted = wanted(&relation);
+        let known = Known::new(relation, wanted);
+        match self.place(message.oid) {
+            Ok(at) => self.known[at] = known,
+            Err(at) => self.known.insert(at, known),
+        }
     }
 }
 
@@ -117,6 +156,11 @@ mod tests {
         RelationMessage { oid: 20000, schema: "public", name: "lines", identity, columns }
     }
 
+    /// What the rules of these tests need.
+    fn nothing() -> Wanted {
+        Box::new(|relation| vec![false; relation.columns.len()])
+    }
+
     fn catalog() -> Vec<Relation> {
         let column = |name: &str, kind| Column {
             name: name.into(),
@@ -142,8 +186,8 @@ mod tests {
     fn with_full_identity_the_key_is_the_catalogs_not_the_flags() {
         let mut relations = Relations::new(catalog());
         let all = [("price", 30000, true), ("line", 23, true), ("order_id", 23, true)];
-        relations.put(&message(ReplicaIdentity::Full, &all));
-        let relation = relations.get(20000).unwrap();
+        relations.put(&message(ReplicaIdentity::Full, &all), &nothing());
+        let relation = &relations.get(20000).unwrap().relation;
         assert_eq!(relation.primary_key, [1, 2]);
         assert_eq!(relation.columns[0].kind, Kind::Numeric, "a domain is what it is made of");
     }
@@ -152,12 +196,28 @@ mod tests {
     fn with_default_identity_the_flags_are_the_key_in_the_catalogs_order() {
         let mut relations = Relations::new(catalog());
         let default = [("order_id", 23, true), ("line", 23, true), ("price", 1700, false)];
-        relations.put(&message(ReplicaIdentity::Default, &default));
-        assert_eq!(relations.get(20000).unwrap().primary_key, [1, 0]);
+        relations.put(&message(ReplicaIdentity::Default, &default), &nothing());
+        assert_eq!(relations.get(20000).unwrap().relation.primary_key, [1, 0]);
 
         let other = [("order_id", 23, true), ("line", 23, false), ("price", 1700, false)];
-        relations.put(&message(ReplicaIdentity::Default, &other));
-        assert_eq!(relations.get(20000).unwrap().primary_key, [0], "the stream is nearer the row");
+        relations.put(&message(ReplicaIdentity::Default, &other), &nothing());
+        assert_eq!(
+            relations.get(20000).unwrap().relation.primary_key,
+            [0],
+            "the stream is nearer the row"
+        );
+    }
+
+    #[test]
+    fn what_tells_of_changes_is_asked_for_beside_what_rules_need() {
+        let columns = [("order_id", 23, true), ("line", 23, false), ("price", 1700, false)];
+        let price: Wanted = Box::new(|_| vec![false, false, true]);
+        let mut relations = Relations::new(catalog());
+        relations.put(&message(ReplicaIdentity::Default, &columns), &price);
+        let asked_for = relations.get(20000).unwrap().asked_for();
+        assert_eq!(asked_for, Some(&[true, false, true][..]));
+        relations.put(&message(ReplicaIdentity::Full, &columns), &price);
+        assert_eq!(relations.get(20000).unwrap().asked_for(), None, "old rows have every column");
     }
 
     #[test]
@@ -179,12 +239,12 @@ mod tests {
             let older =
                 RelationMessage { schema, name, ..message(ReplicaIdentity::Full, &columns) };
             assert!(relations.is_news(&older));
-            relations.put(&older);
-            let relation = relations.get(20000).unwrap();
+            relations.put(&older, &nothing());
+            let relation = &relations.get(20000).unwrap().relation;
             assert_eq!(relation.table, TableName::new(schema, name));
             assert_eq!(relation.renamed, Some(now.clone()));
         }
-        relations.put(&message(ReplicaIdentity::Full, &columns));
-        assert_eq!(relations.get(20000).unwrap().renamed, None);
+        relations.put(&message(ReplicaIdentity::Full, &columns), &nothing());
+        assert_eq!(relations.get(20000).unwrap().relation.renamed, None);
     }
 }

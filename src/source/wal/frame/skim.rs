@@ -287,9 +287,10 @@ mod tests {
         let at = Timestamp::default();
         let transaction = Transaction { xid: 1, at, position: Position::new(1) };
         let mut batch = BatchBuilder::default();
-        let update = decode(&message, 0..message.len(), &mut batch.fields).unwrap();
+        let update = decode(&message, 0..message.len(), |_| None, &mut batch.fields).unwrap();
         let Message::Update { relation_oid: 7, old, new } = update else { panic!("{update:?}") };
-        batch.change(relation.into(), Operation::Update, transaction, old, Some(new));
+        let old = old.map(|old| old.fields);
+        batch.change(&relation.into(), Operation::Update, transaction, old, Some(new.fields));
         batch.finish(message.into())
     }
 
@@ -327,7 +328,7 @@ mod tests {
         let message = [head, value.repeat(usize::from(COUNT))].concat();
         let bytes = skimmed(&message, &vec![true; usize::from(COUNT)], 100_000);
         assert!((MOST - LARGEST..=MOST + 4096).contains(&bytes.len()), "{}", bytes.len());
-        assert!(decode(&bytes, 0..bytes.len(), &mut Vec::new()).is_ok());
+        assert!(decode(&bytes, 0..bytes.len(), |_| None, &mut Vec::new()).is_ok());
     }
 
     #[test]
@@ -349,7 +350,7 @@ mod tests {
             let bytes = skimmed(&emitted("rowcast.broadcast"), &[], chunk);
             assert!(bytes.len() < MESSAGE);
             assert_eq!(
-                decode(&bytes, 0..bytes.len(), &mut Vec::new()),
+                decode(&bytes, 0..bytes.len(), |_| None, &mut Vec::new()),
                 Ok(Message::Logical {
                     transactional: true,
                     prefix: b"rowcast.broadcast",
