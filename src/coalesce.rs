@@ -13,7 +13,8 @@
 //! with a *share* for each of them: what must be told anew is so for each.
 //!
 //! A rule whose ids are too many *collapses*: what it has unsent becomes one
-//! resync, and further changes only count, until deliver takes the resync.
+//! resync, and further changes only count, until deliver takes the resync. What comes
+//! within a window after that waits for its end, since a flood mostly goes on.
 //!
 //! Each unsent notification and each resync holds one position in the frontier,
 //! of the first commit that it stands for. What is folded or collapsed leaves

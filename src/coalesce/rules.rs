@@ -50,6 +50,9 @@ pub(super) struct Rule {
     owed_since: Option<Instant>,
     /// When the next resync may go: they have a window too.
     closed_until: Option<Instant>,
+    /// After the resync of a crowd, what comes waits for so long: it may be more of the
+    /// same, and then one resync tells of it too.
+    gathers_until: Option<Instant>,
 }
 
 /// Looked for a dozen times for each notification, and no stranger's choice.
@@ -283,6 +286,9 @@ impl Rules {
         let most = u64::try_from(self.collapse_above).unwrap_or(u64::MAX);
         let rule = self.at(address);
         rule.closed_until = rule.terms.window.map(|window| now + window);
+        if rule.is_crowded {
+            rule.gathers_until = rule.closed_until;
+        }
         let owed = rule.owed.take();
         rule.counted = HashSet::new();
         // Else what the open transaction counts anew says whether they are a crowd.
@@ -332,7 +338,13 @@ impl Rule {
             is_crowded: false,
             owed_since: None,
             closed_until: None,
+            gathers_until: None,
         }
+    }
+
+    /// From when on its changes may be sent.
+    pub(super) fn due(&self, now: Instant) -> Instant {
+        self.gathers_until.map_or(now, |until| until.max(now))
     }
 
     fn is_idle(&self) -> bool {

@@ -98,8 +98,9 @@ impl Windows {
     ) {
         self.forget_ended(now);
         self.serial += 1;
-        let oldest = &mut rules.of(&notification.terms).oldest;
-        *oldest = Some(oldest.map_or(notification.at, |oldest| oldest.min(notification.at)));
+        let rule = rules.of(&notification.terms);
+        rule.oldest = Some(rule.oldest.map_or(notification.at, |it| it.min(notification.at)));
+        let due = rule.due(now);
         let length = notification.terms.window.filter(|_| fold::folds(&notification));
         let key = Key { hash, length };
         if length.is_some()
@@ -108,7 +109,7 @@ impl Windows {
         {
             if window.unsent.is_empty() {
                 self.closed.remove(&window.place);
-                window.place = (window.place.0.max(now), self.serial);
+                window.place = (window.place.0.max(due), self.serial);
                 self.lanes[window.lane].schedule.insert(window.place, key);
             }
             self.unsent -= window.add(notification, rules, frontier);
@@ -123,7 +124,7 @@ impl Windows {
             entity: notification.terms.entity.clone(),
             subject: if is_own { "".into() } else { subject(&notification).into() },
             lane: usize::try_from(hash % lanes).expect("it is below the number of lanes"),
-            place: (now, self.serial),
+            place: (due, self.serial),
             unsent: VecDeque::with_capacity(1),
             counted: Vec::new(),
         };

@@ -103,6 +103,40 @@ fn while_a_crowd_is_told_by_a_resync_no_notification_is_wanted() {
 }
 
 #[test]
+fn a_flood_is_told_by_resyncs_a_window_apart_and_what_comes_after_it_by_itself() {
+    let terms = Arc::new(terms("post"));
+    let mut stage = Stage::new(Limits { collapse_above: 10, ..AMPLE });
+    let mut position = 0;
+    let mut flood = |stage: &mut Stage, ids: u64| {
+        position += 1;
+        for id in 0..ids {
+            stage.push(notification(&terms, Action::Updated, id, position));
+        }
+        stage.reach(Position::new(position));
+    };
+    flood(&mut stage, 11);
+    for count in [11, 21, 21, 21] {
+        assert_eq!(stage.pop_resync().expect("the window has ended").count, Some(count));
+        stage.wait(WINDOW / 2);
+        flood(&mut stage, 10);
+        assert!(stage.pop().is_none(), "they may be more of the same");
+        assert_eq!(stage.coalescer.next_due(|_| true), Some(stage.at.now + WINDOW / 2));
+        stage.wait(WINDOW / 4);
+        flood(&mut stage, 11);
+        assert!(stage.pop().is_none() && stage.pop_resync().is_none());
+        stage.wait(WINDOW / 4);
+    }
+    assert_eq!(stage.pop_resync().expect("of the last").count, Some(21));
+    flood(&mut stage, 2);
+    assert!(stage.pop().is_none());
+    stage.wait(WINDOW);
+    assert_eq!(stage.pop_all().len(), 2);
+    flood(&mut stage, 3);
+    let next = stage.pop().expect("of which two were just told");
+    assert_eq!((&*next.id, stage.pop().is_none()), ("2", true));
+}
+
+#[test]
 fn rows_of_no_effect_leave_nothing_behind() {
     let terms = Arc::new(terms("post"));
     let mut stage = Stage::new(AMPLE);
