@@ -1,6 +1,6 @@
 use std::collections::HashSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
+use std::sync::{Arc, LazyLock};
 
 use super::ChannelName;
 
@@ -12,7 +12,7 @@ pub enum Audience {
     All,
     /// Those of them that have these names, by their hashes: a million names fit into
     /// no memory, and where two have one hash, a page fetches once more.
-    Named(Arc<HashSet<NameHash>>),
+    Named(Arc<HashSet<NameHash, BuildHasherDefault<Hashed>>>),
 }
 
 /// Stands for a channel's name.
@@ -22,9 +22,27 @@ pub struct NameHash(u64);
 impl NameHash {
     /// The same in all of the process.
     pub fn of(name: &str) -> NameHash {
-        let mut hasher = DefaultHasher::new();
-        name.hash(&mut hasher);
-        NameHash(hasher.finish())
+        // Names are strangers' choice, so their hashes must not be.
+        static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        NameHash(KEYS.hash_one(name))
+    }
+}
+
+/// Of what is a hash already.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("a hash is a u64");
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 

@@ -11,6 +11,7 @@ const STEADY: usize = 8;
 /// A server brings some thirty kB meanwhile, and a socket's buffer holds some
 /// hundred: one that is full would keep it from going on.
 const GATHER: Duration = Duration::from_micros(300);
+const GATHER_BYTES: usize = GATHER.subsec_micros() as usize * STEADY;
 
 /// Says when to let what comes gather before it is read. Pure.
 ///
@@ -36,9 +37,13 @@ impl Pace {
     /// Nothing more is there: for how long not to look, if more is about to come.
     /// After that, a read must bring something first.
     pub(super) fn rest(&mut self) -> Option<Duration> {
-        let rests = self.ahead_bytes >= BACKLOG && !self.has_rested;
-        self.has_rested = rests;
-        rests.then_some(GATHER)
+        if self.ahead_bytes < BACKLOG || self.has_rested {
+            return None;
+        }
+        self.has_rested = true;
+        // A steady stream brings so much meanwhile, and is soon read as it comes again.
+        self.ahead_bytes -= GATHER_BYTES;
+        Some(GATHER)
     }
 }
 
@@ -63,7 +68,9 @@ mod tests {
         rows(&mut pace, 1000, MILLISECOND);
         for _ in 0..3 {
             assert_eq!(pace.rest(), Some(GATHER));
-            assert_eq!(pace.rest(), None, "what gathered is read first, or waited for");
+            for _ in 0..2 {
+                assert_eq!(pace.rest(), None, "what gathered is read first, or waited for");
+            }
             pace.read(75 * ROW, TURN);
         }
     }
@@ -90,6 +97,21 @@ mod tests {
         let mut pace = Pace::default();
         for _ in 0..10_000 {
             pace.read(2 * ROW, MILLISECOND / 5);
+            assert_eq!(pace.rest(), None);
+        }
+    }
+
+    #[test]
+    fn after_a_backlog_a_steady_stream_is_soon_read_as_it_comes() {
+        let mut pace = Pace::default();
+        rows(&mut pace, 10_000, MILLISECOND);
+        let rests = (0..).take_while(|_| {
+            pace.read(2 * ROW, Duration::ZERO);
+            pace.rest().is_some()
+        });
+        assert!(rests.count() < 200);
+        for _ in 0..100 {
+            pace.read(2 * ROW, GATHER);
             assert_eq!(pace.rest(), None);
         }
     }

@@ -225,7 +225,7 @@ impl Session {
         let mut ready: Option<Batch> = None;
         let mut learning: Option<Learning> = None;
         let mut pace = Pace::default();
-        let mut nap = Nap::new().map_err(Error::Io)?;
+        let mut nap = Nap::new();
         loop {
             if ready.is_none() && learning.is_none() {
                 match self.inbox.next(&mut self.feedback)? {
