@@ -89,7 +89,7 @@ impl Client {
             true => None,
             false => {
                 let tls = endpoint.is_encrypted().then(|| Arc::new(tls.clone()));
-                Connections::new(endpoint.origin(), tls)
+                Connections::new(endpoint.origin(), tls, timeout)
             }
         };
         let mut http = reqwest::Client::builder()
@@ -277,7 +277,7 @@ impl Client {
         if let Some(connections) = &self.connections {
             let query = self.signed_query(Method::Post, name, &[], body);
             let target = format!("{}?{query}", self.app.path(name));
-            let target = Uri::try_from(target).expect("a path and a query of ASCII");
+            let target = Uri::try_from(target).expect("a path and a query of ASCII, and short");
             let posting = connections.post(target, body.clone(), MAX_ANSWER_BYTES);
             let posted = timeout(self.app.timeout, posting).await;
             match posted.map_err(|_| Problem::Timeout(self.app.timeout))? {

@@ -10,6 +10,10 @@ use crate::secret::Secret;
 
 use super::{EncryptionKey, Server};
 
+/// Of each text that becomes part of a request's address. Servers take some kB of
+/// address in all.
+const MAX_BYTES: usize = 1024;
+
 /// `[pusher]`: the Pusher-compatible endpoint that notifications go to.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -177,6 +181,8 @@ pub enum EndpointUrlError {
     Query,
     #[error("leave out /apps: rowcast appends it")]
     Apps,
+    #[error("the path has {0} bytes, and at most {MAX_BYTES} are taken")]
+    TooLong(usize),
 }
 
 impl FromStr for EndpointUrl {
@@ -196,6 +202,9 @@ impl FromStr for EndpointUrl {
         let prefix = url.path().trim_end_matches('/');
         if prefix.ends_with("/apps") || prefix.contains("/apps/") {
             return Err(EndpointUrlError::Apps);
+        }
+        if prefix.len() > MAX_BYTES {
+            return Err(EndpointUrlError::TooLong(prefix.len()));
         }
         Ok(EndpointUrl { origin: url.origin().ascii_serialization(), prefix: prefix.to_owned() })
     }
@@ -230,8 +239,12 @@ macro_rules! name {
         pub struct $name(String);
 
         #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-        #[error($message)]
-        pub struct $error(String);
+        pub enum $error {
+            #[error($message)]
+            Form(String),
+            #[error("it has {0} bytes, and at most {MAX_BYTES} are taken")]
+            TooLong(usize),
+        }
 
         impl $name {
             pub fn as_str(&self) -> &str {
@@ -244,8 +257,11 @@ macro_rules! name {
 
             fn try_from(text: String) -> Result<$name, $error> {
                 let allowed: fn(u8) -> bool = $allowed;
+                if text.len() > MAX_BYTES {
+                    return Err($error::TooLong(text.len()));
+                }
                 if text.is_empty() || !text.bytes().all(allowed) {
-                    return Err($error(text));
+                    return Err($error::Form(text));
                 }
                 Ok($name(text))
             }
@@ -438,6 +454,22 @@ mod tests {
             let error = config(text).expect_err(text).to_string();
             assert!(error.contains(reason), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn what_no_server_takes_in_an_address_is_refused() {
+        let long = "k".repeat(MAX_BYTES);
+        for option in ["app_id", "key"] {
+            let mut app = toml::from_str::<toml::Table>(APP).expect("it parses");
+            app.insert(option.to_owned(), long.clone().into());
+            app.clone().try_into::<Config>().expect(option);
+            app.insert(option.to_owned(), format!("{long}k").into());
+            let error = app.try_into::<Config>().expect_err(option).to_string();
+            assert!(error.contains("it has 1025 bytes, and at most 1024"), "{option}: {error}");
+        }
+        config(&format!("url = 'http://h/{}'", &long[1..])).expect("it is short enough");
+        let error = config(&format!("url = 'http://h/{long}'")).expect_err("it is too long");
+        assert!(error.to_string().contains("the path has 1025 bytes"), "{error}");
     }
 
     #[test]
