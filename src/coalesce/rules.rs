@@ -293,7 +293,7 @@ impl Rules {
         rule.counted = HashSet::new();
         // Else what the open transaction counts anew says whether they are a crowd.
         let gathered = rule.gathered.as_ref().and_then(|gathered| gathered.count);
-        rule.is_crowded = gathered.is_some_and(|count| count > most);
+        rule.is_crowded = rule.terms.may_collapse && gathered.is_some_and(|count| count > most);
         self.bound_names(address);
         self.tell_demand(address);
         owed
@@ -353,7 +353,7 @@ impl Rule {
 
     fn demand(&self) -> Demand {
         let mut resyncs = self.gathered.iter().chain(&self.owed).peekable();
-        if !self.is_crowded || resyncs.peek().is_none() {
+        if !self.terms.may_collapse || !self.is_crowded || resyncs.peek().is_none() {
             return Demand::Notification;
         }
         match resyncs.any(|resync| resync.audience.is_all()) {

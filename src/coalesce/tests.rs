@@ -285,6 +285,30 @@ fn a_truncated_table_is_told_by_a_resync_that_takes_what_is_unsent_with_it() {
 }
 
 #[test]
+fn of_what_may_not_collapse_each_change_is_wanted_whatever_its_resyncs_count() {
+    let terms = Arc::new(Terms { may_collapse: false, ..terms("post") });
+    let mut stage = Stage::new(Limits { collapse_above: 3, ..AMPLE });
+    stage.coalescer = Coalescer::new(1, stage.coalescer.limits).demanding();
+    let unknown_parents = |position| Resync {
+        terms: terms.clone(),
+        reason: Reason::Lookup,
+        count: Some(10),
+        audience: Audience::All,
+        position: Some(Position::new(position)),
+        at: Timestamp::from_unix_micros(0),
+    };
+    stage.coalescer.resync(unknown_parents(1), stage.at, &mut stage.frontier);
+    stage.reach(Position::new(1));
+    stage.coalescer.resync(unknown_parents(2), stage.at, &mut stage.frontier);
+    stage.pop_resync().expect("the first one is complete");
+    assert_eq!(terms.demanded.now(), Demand::Notification);
+    stage.push(notification(&terms, Action::Updated, 7, 2));
+    stage.reach(Position::new(2));
+    assert_eq!(terms.demanded.now(), Demand::Notification);
+    assert_eq!(stage.pop_all().len(), 1, "and is told by itself");
+}
+
+#[test]
 fn what_is_older_than_anyone_needs_becomes_a_resync() {
     let terms = Arc::new(terms("post"));
     let hour = Duration::from_secs(3600);

@@ -20,7 +20,7 @@ use crate::notification::{ChannelName, Notification, Terms};
 use super::pusher::Occupied;
 
 /// Between two lists: at least this, and so many times what the last one took.
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(250);
 const PAUSE_TIMES: u32 = 4;
 /// A list by which something is sent is asked for anew when it is older.
 const REFRESH_AFTER: Duration = Duration::from_secs(10);
@@ -141,9 +141,17 @@ impl Occupancy {
     }
 
     /// The next that the lane is to send. All that is ready goes before what is taken
-    /// later, so that order is kept.
+    /// later, so that order is kept. Where there is no room, what waits longest goes
+    /// too: else it would hold up what somebody listens to.
     pub(super) fn next(&mut self, lane: usize) -> Option<Taken> {
-        let taken = self.ready[lane].pop_front()?;
+        let taken = match self.ready[lane].pop_front() {
+            Some(taken) => taken,
+            None if self.has_room() => return None,
+            None => {
+                let oldest = self.waiting.iter().position(|waiting| waiting.lane == lane)?;
+                self.waiting.remove(oldest)?.taken
+            }
+        };
         self.bytes -= taken.notification.weight();
         Some(taken)
     }
@@ -234,11 +242,12 @@ impl Occupancy {
     /// Whether some notification by these terms was taken until then that must go before
     /// their resync.
     pub(super) fn hold(&self, terms: &Arc<Terms>, until: Instant) -> bool {
+        let is_of = |taken: &&Taken| taken.notification.is_of(terms);
         let waiting = self.waiting.iter().map(|waiting| &waiting.taken);
-        let waiting = waiting.filter(|taken| !collapses(&taken.notification, terms));
-        waiting
-            .chain(self.ready.iter().flatten())
-            .any(|taken| taken.at <= until && taken.notification.is_of(terms))
+        let mut waiting = waiting.take_while(|taken| taken.at <= until).filter(is_of);
+        let mut ready = self.ready.iter().flatten().filter(|taken| taken.at <= until);
+        ready.any(|taken| is_of(&taken))
+            || waiting.any(|taken| !collapses(&taken.notification, terms))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -308,10 +317,16 @@ impl Occupancy {
     /// not.
     fn decide(&mut self, list: &List) -> Decided {
         let mut decided = Decided::default();
-        for Waiting { taken, lane, asked } in std::mem::take(&mut self.waiting) {
-            let Taken { notification, at } = taken;
+        for waiting in std::mem::take(&mut self.waiting) {
+            let is_late =
+                waiting.asked < self.asked && waiting.taken.at + self.lag <= list.asked_at;
+            let mut channels = waiting.taken.notification.channels.iter();
+            if !is_late && !channels.any(|name| list.covers(name) && list.occupied.contains(name)) {
+                self.waiting.push_back(waiting);
+                continue;
+            }
+            let Waiting { taken: Taken { notification, at }, lane, asked } = waiting;
             self.bytes -= notification.weight();
-            let is_late = asked < self.asked && at + self.lag <= list.asked_at;
             let (covered, mut waits): (Vec<_>, Vec<_>) =
                 notification.channels.iter().cloned().partition(|name| list.covers(name));
             let (told, absent): (Vec<_>, Vec<_>) =

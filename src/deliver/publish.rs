@@ -194,8 +194,8 @@ impl Publisher {
     /// Begins to tell what became a resync, and asks for the list that it needs.
     fn resync(&mut self, now: Instant) {
         while let Some(mut resync) = self.coalescer.pop_resync(now, |terms, until| {
-            let waits = self.occupancy.as_ref().is_some_and(|it| it.hold(terms, until));
-            waits || self.lanes.hold(terms, until) || self.resyncs.hold(terms)
+            let waits = || self.occupancy.as_ref().is_some_and(|it| it.hold(terms, until));
+            self.resyncs.hold(terms) || self.lanes.hold(terms, until) || waits()
         }) {
             self.take_in(&mut resync);
             debug!(
@@ -440,7 +440,7 @@ impl Publisher {
             if let Some(position) = resync.position {
                 self.frontier.leave(position);
             }
-            settled.extend(self.owed.settle(&resync.terms));
+            settled.extend(self.owed.settle(&resync));
         }
         let position = self.frontier.advance();
         if let Some(position) = position {

@@ -12,12 +12,16 @@ use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
 use crate::change::Position;
-use crate::notification::{Audience, ChannelName, ChannelPattern, Notification, Resync, Terms};
+use crate::notification::{
+    Audience, ChannelName, ChannelPattern, NameHash, Notification, Resync, Terms,
+};
 
 use super::pusher::Capacity;
 
 /// Failures to get a list before the operator hears of it.
 const FAILURES_IN_SILENCE: u32 = 3;
+/// Resyncs by the same terms that only look again.
+const MAX_LOOKING_AGAIN: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct Resyncs {
@@ -72,8 +76,8 @@ struct Begun {
     backoff: Backoff,
     /// What was listed, until all lists are there.
     occupied: Vec<ChannelName>,
-    /// What the first lists had, where there are second ones.
-    listed: Vec<ChannelName>,
+    /// What the first lists had, where there are second ones, in order.
+    listed: Vec<NameHash>,
     /// Channels to tell together, and when.
     parts: VecDeque<(Instant, Vec<ChannelName>)>,
     /// Notifications of it that are on their way.
@@ -119,11 +123,12 @@ impl Resyncs {
     }
 
     /// Whether one by these terms is being told. A later one waits for it, and
-    /// gathers meanwhile. One that is only looked for again is not waited for, but a
-    /// second such one is: each keeps what it has told.
+    /// gathers meanwhile. Those that only look again are not waited for unless they are
+    /// many: each keeps what it has told.
     pub(super) fn hold(&self, terms: &Arc<Terms>) -> bool {
         let mut own = self.begun.values().filter(|it| Arc::ptr_eq(&it.resync.terms, terms));
-        own.clone().any(|begun| !begun.only_looks_again()) || own.nth(1).is_some()
+        own.clone().any(|begun| !begun.only_looks_again())
+            || own.nth(MAX_LOOKING_AGAIN - 1).is_some()
     }
 
     /// The list to ask for now, if none is being asked for.
@@ -160,14 +165,15 @@ impl Resyncs {
         occupied.dedup();
         let (spread, lag) = (self.spread, self.lag);
         let begun = self.begun.get_mut(&ticket).expect("it was there above");
-        occupied.retain(|name| begun.listed.binary_search(name).is_err());
-        begun.listed.clear();
+        let listed = std::mem::take(&mut begun.listed);
+        occupied.retain(|name| listed.binary_search(&NameHash::of(name.as_str())).is_err());
         if !begun.again.is_empty() {
             begun.prefixes = std::mem::take(&mut begun.again);
             begun.is_again = true;
             begun.not_before += lag;
             begun.ask_at = begun.not_before;
-            begun.listed = occupied.clone();
+            begun.listed = occupied.iter().map(|name| NameHash::of(name.as_str())).collect();
+            begun.listed.sort_unstable();
         }
         begun.split(occupied, now, spread);
     }
@@ -482,7 +488,6 @@ mod tests {
         let ask = resyncs.ask(start).expect("the later one needs a list");
         resyncs.listed(ask.ticket, Vec::new(), start);
         settle_all(&mut resyncs, start);
-        assert!(resyncs.hold(&terms), "two of them look again");
 
         let now = start + lag;
         let ask = resyncs.ask(now).expect("the time has come");
@@ -493,6 +498,25 @@ mod tests {
         resyncs.listed(ask.ticket, names(["posts.1"]), now);
         assert_eq!(settle_all(&mut resyncs, now), names(["posts.1"]));
         assert!(resyncs.told().is_some() && resyncs.is_empty());
+    }
+
+    #[test]
+    fn a_later_resync_waits_only_where_many_look_again() {
+        let lag = Duration::from_secs(5);
+        let (mut resyncs, now) = (Resyncs::new(Duration::ZERO, lag), Instant::now());
+        let resync = resync(&["posts.*"]);
+        for _ in 0..MAX_LOOKING_AGAIN {
+            assert!(!resyncs.hold(&resync.terms));
+            resyncs.begin(resync.clone(), now);
+            assert!(resyncs.hold(&resync.terms), "this one is being told");
+            let ask = resyncs.ask(now).expect("a list is needed");
+            resyncs.listed(ask.ticket, names(["posts.1"]), now);
+            assert_eq!(settle_all(&mut resyncs, now), names(["posts.1"]));
+        }
+        assert!(resyncs.hold(&resync.terms));
+        let ask = resyncs.ask(now + lag).expect("the first looks again");
+        resyncs.listed(ask.ticket, names(["posts.1"]), now + lag);
+        assert!(resyncs.told().is_some() && !resyncs.hold(&resync.terms));
     }
 
     #[test]

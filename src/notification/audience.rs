@@ -16,7 +16,7 @@ pub enum Audience {
 }
 
 /// Stands for a channel's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NameHash(u64);
 
 impl NameHash {

@@ -42,6 +42,12 @@ impl ChannelPattern {
         }
     }
 
+    /// Whether values name users' own channels, which no list has: a resync would not
+    /// reach them.
+    pub fn names_users(&self) -> bool {
+        self.prefix().starts_with('#') && self.constant().is_none()
+    }
+
     /// Whether some row could be announced on the channel.
     pub fn matches(&self, channel: &ChannelName) -> bool {
         channel.class() == self.class && fits(&self.parts, channel.as_str())
@@ -117,5 +123,7 @@ mod tests {
         assert_eq!(by_id.prefix(), "private-posts.");
         assert_eq!(by_id.constant(), None);
         assert_eq!(pattern(&["posts"]).constant(), "posts".parse().ok());
+        assert!(pattern(&["#server-to-user-", "*"]).names_users());
+        assert!(!by_id.names_users() && !pattern(&["#server-to-user-42"]).names_users());
     }
 }

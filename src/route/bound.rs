@@ -21,8 +21,8 @@ use super::view::{Known, Names, Scope, Side, View};
 use super::{Oversize, SoftDelete};
 use crate::change::{Change, Operation, Parents, Relation, TableName};
 use crate::notification::{
-    Action, Changed, ChannelName, Demand, Demanded, LetGo, Measure, Notification, Payload, Refusal,
-    Shape, Terms, Why, minimal_may_exceed, write_string,
+    Action, Changed, ChannelName, ChannelPattern, Demand, Demanded, LetGo, Measure, Notification,
+    Payload, Refusal, Shape, Terms, Why, minimal_may_exceed, write_string,
 };
 
 #[derive(Debug)]
@@ -115,6 +115,8 @@ impl BoundRule {
             None => rule.events.iter().map(bind).collect(),
         };
         let resync_events: Vec<_> = rule.resync.events.iter().flatten().map(bind).collect();
+        let patterns: Vec<_> = channels.iter().filter_map(BoundChannel::pattern).collect();
+        let names_users = patterns.iter().any(ChannelPattern::names_users);
         let terms = Terms {
             rule: rule.name.clone(),
             table: table.clone(),
@@ -126,11 +128,11 @@ impl BoundRule {
             on: Action::ALL.map(|action| rule.says(action)),
             events: events.iter().map(BoundEvent::constants).collect(),
             shape: rule.data.as_ref().map_or(Shape::Minimal, |data| data.shape(print)),
-            may_collapse: rule.resync.may_collapse,
+            may_collapse: rule.resync.may_collapse && !names_users,
             resync_events: resync::own_events(&resync_events)
                 .unwrap_or_else(|| resync::usual_events(rule, relation, &events)),
             resync_data: rule.resync.data.as_ref().map(|data| resync::pieces(data, print)),
-            channels: channels.iter().filter_map(BoundChannel::pattern).collect(),
+            channels: patterns,
             demanded: Demanded::default(),
         };
         let measure = Measure::of(&terms.channels);
@@ -409,7 +411,8 @@ impl BoundRule {
     }
 
     /// Counts it, and says whether it could: a channel that cannot be named is refused,
-    /// and told of by itself.
+    /// and told of by itself. What else would be refused, an id or a payload, is not
+    /// looked at: the resync tells of it.
     fn count(
         &self,
         rows: Rows,

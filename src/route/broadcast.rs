@@ -170,7 +170,7 @@ impl Broadcasts {
             // Of the channel: their order is that of each channel.
             window_by: WindowBy::Channel,
             on: [false; Action::ALL.len()],
-            may_collapse: true,
+            may_collapse: !channels.iter().any(|channel| channel.0.names_users()),
             channels: channels.iter().map(|channel| channel.0.clone()).collect(),
             ..Terms::plain(Broadcasts::NAME, Broadcasts::NAME)
         };
@@ -309,6 +309,13 @@ mod tests {
             Transaction { xid: 7, at: Timestamp::from_unix_micros(1), position: Position::new(9) };
         let context = Context::parse(br#"{"socket_id":"1.2"}"#).expect("a context");
         broadcasts.notification(&broadcast, transaction, Some(&Arc::new(context)), 100)
+    }
+
+    #[test]
+    fn what_may_go_to_users_own_channels_is_never_told_by_a_resync_instead() {
+        let may_collapse = |channels| allowing(channels, "'*'").terms().may_collapse;
+        assert!(may_collapse("['private-*', '#server-to-user-42']"));
+        assert!(!may_collapse("['private-*', '#server-to-user-*']"), "no list has them");
     }
 
     #[test]

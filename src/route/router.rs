@@ -88,25 +88,7 @@ impl Counted {
         if self.changes == 0 {
             return;
         }
-        let position = Some(transaction.position);
-        let of_transaction = out.iter().rev().take_while(|it| it.position == position);
-        let back = of_transaction
-            .clone()
-            .position(|it| it.reason == Reason::Bulk && Arc::ptr_eq(&it.terms, terms));
-        let resync = match back {
-            Some(back) => {
-                let place = out.len() - 1 - back;
-                &mut out[place]
-            }
-            None => out.push_mut(Resync {
-                terms: terms.clone(),
-                reason: Reason::Bulk,
-                count: Some(0),
-                audience: Audience::default(),
-                position,
-                at: transaction.at,
-            }),
-        };
+        let resync = resync_of(transaction, terms, Reason::Bulk, out);
         resync.count = resync.count.map(|count| count + std::mem::take(&mut self.changes));
         match std::mem::take(&mut self.is_all) {
             true => resync.audience = Audience::All,
@@ -204,14 +186,10 @@ impl Router {
             out.notifications.truncate(said);
             *counts = counted;
             if trouble.missing.is_empty() {
-                out.resyncs.push(Resync {
-                    terms: rule.terms().clone(),
-                    reason: Reason::Lookup,
-                    count: Some(1),
-                    audience: Audience::All,
-                    position: Some(change.transaction.position),
-                    at: change.transaction.at,
-                });
+                let terms = rule.terms();
+                let resync = resync_of(change.transaction, terms, Reason::Lookup, &mut out.resyncs);
+                resync.count = resync.count.map(|count| count + 1);
+                resync.audience = Audience::All;
             }
             missing.extend(trouble.missing);
         }
@@ -295,6 +273,33 @@ impl Router {
     pub fn terms(&self) -> impl Iterator<Item = &Arc<Terms>> {
         let of_rules = self.tables.values().flat_map(|table| &table.rules).map(BoundRule::terms);
         of_rules.chain(self.rules.broadcasts.as_ref().map(Broadcasts::terms))
+    }
+}
+
+/// The one resync for this reason that tells of the transaction, made if it is not there:
+/// of nothing yet, and for nobody.
+fn resync_of<'a>(
+    transaction: Transaction,
+    terms: &Arc<Terms>,
+    reason: Reason,
+    out: &'a mut Vec<Resync>,
+) -> &'a mut Resync {
+    let position = Some(transaction.position);
+    let mut of_transaction = out.iter().rev().take_while(|it| it.position == position);
+    let back = of_transaction.position(|it| it.reason == reason && Arc::ptr_eq(&it.terms, terms));
+    match back {
+        Some(back) => {
+            let place = out.len() - 1 - back;
+            &mut out[place]
+        }
+        None => out.push_mut(Resync {
+            terms: terms.clone(),
+            reason,
+            count: Some(0),
+            audience: Audience::default(),
+            position,
+            at: transaction.at,
+        }),
     }
 }
 

@@ -598,6 +598,9 @@ impl World {
         for owed in self.obligations.values() {
             assert!(self.confirmed < Some(owed.position), "{:?}, and {owed:?}", self.confirmed);
         }
+        for terms in self.rules.iter().filter(|terms| !terms.may_collapse) {
+            assert_eq!(terms.demanded.now(), Demand::Notification, "{}", terms.rule);
+        }
         if self.stage.coalescer.is_empty() && self.popped.is_empty() {
             assert!(self.stage.frontier.is_idle());
         }

@@ -196,6 +196,34 @@ fn no_more_is_taken_than_there_is_room_for() {
 }
 
 #[test]
+fn where_there_is_no_room_each_lane_sends_what_waits_longest_for_it() {
+    let mut occupancy = Occupancy::new(2, Duration::ZERO, 4096);
+    let (now, mut position) = (Instant::now(), 100);
+    occupancy.take(0, notification("post", 1000, &["posts.1"]), now);
+    occupancy.ask(now).expect("it is due");
+    occupancy.listed(occupied(&["posts.1"]), now);
+    assert_eq!(ready(&mut occupancy), [told(1000, &["posts.1"])]);
+    while occupancy.has_room() {
+        position += 1;
+        let lane = usize::from(position % 2 == 0);
+        occupancy.take(lane, notification("post", position, &["posts.2"]), now);
+    }
+    for (lane, oldest) in [(1, 102), (0, 101)] {
+        while occupancy.has_room() {
+            position += 1;
+            occupancy.take(0, notification("post", position, &["posts.2"]), now);
+        }
+        let sent = occupancy.next(lane).expect("it is sent without a list");
+        assert_eq!(sent.notification.position, Position::new(oldest));
+    }
+    assert!(occupancy.has_room() && occupancy.next(0).is_none(), "the others wait");
+    occupancy.take(1, notification("post", 1001, &["posts.1"]), now);
+    assert_eq!(occupancy.next(1).expect("it is told").notification.position, Position::new(1001));
+    occupancy.forget();
+    assert_eq!(occupancy.pending_bytes(), 0);
+}
+
+#[test]
 fn a_list_for_a_session_that_is_over_leaves_out_nothing_of_the_next() {
     let (mut occupancy, now) = occupancy(Duration::ZERO);
     occupancy.take(0, notification("post", 1, &["posts.1"]), now);
@@ -283,6 +311,7 @@ struct Page {
 /// The database, the pages and the endpoint; and rowcast, but for its lanes.
 struct World {
     lag: Duration,
+    room: usize,
     now: Instant,
     terms: Arc<Terms>,
     /// The channels of each change: its position is its index plus one.
@@ -300,11 +329,11 @@ struct World {
 }
 
 impl World {
-    fn new(lag: Duration) -> World {
-        let (occupancy, now) = occupancy(lag);
+    fn new(lag: Duration, room: usize) -> World {
         World {
             lag,
-            now,
+            room,
+            now: Instant::now(),
             terms: Arc::new(Terms { may_collapse: true, ..Terms::plain("posts", "post") }),
             changes: Vec::new(),
             pages: Vec::new(),
@@ -313,7 +342,7 @@ impl World {
             read: 0,
             confirmed: 0,
             frontier: Frontier::default(),
-            occupancy,
+            occupancy: Occupancy::new(2, lag, room),
             sent: BTreeMap::new(),
         }
     }
@@ -334,7 +363,7 @@ impl World {
             Step::Send(lane) => self.send(lane),
             Step::Resync => self.resync(),
             Step::Kill => {
-                self.occupancy = Occupancy::new(2, self.lag, ROOM);
+                self.occupancy = Occupancy::new(2, self.lag, self.room);
                 self.frontier = Frontier::default();
                 self.sent.clear();
                 (self.read, self.is_asked, self.seen) = (self.confirmed, false, None);
@@ -347,6 +376,9 @@ impl World {
     }
 
     fn read(&mut self) {
+        if !self.occupancy.has_room() {
+            return;
+        }
         let Some(channels) = self.changes.get(self.read) else { return };
         let names: Vec<&str> = channels.iter().map(|channel| NAMES[*channel]).collect();
         self.read += 1;
@@ -468,9 +500,10 @@ impl World {
 proptest! {
     #[test]
     fn whoever_joins_when_and_whatever_ends_no_page_stays_as_it_was(
-        steps in steps(), may_lag in any::<bool>()
+        steps in steps(), may_lag in any::<bool>(), is_narrow in any::<bool>()
     ) {
-        let mut world = World::new(if may_lag { LAG } else { Duration::ZERO });
+        let lag = if may_lag { LAG } else { Duration::ZERO };
+        let mut world = World::new(lag, if is_narrow { 2_000 } else { ROOM });
         for step in steps {
             world.step(step);
             world.check()?;

@@ -228,7 +228,7 @@ impl Client {
         keep: &(dyn Fn(ChannelName) -> Option<T> + Sync),
     ) -> Result<Vec<T>, Verdict> {
         let server = self.app.server;
-        let own_info = server.repeats_lists().then(own_info);
+        let own_info = (server.repeats_lists() && self.app.list_lag.is_zero()).then(own_info);
         let response = match self.channels(prefix, own_info.as_deref(), MAX_LIST_BYTES).await {
             Ok(response) => response,
             Err(problem) => return Err(problem.judge(server, None)),

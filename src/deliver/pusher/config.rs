@@ -42,7 +42,7 @@ pub struct Config {
     /// which the endpoint is asked.
     #[serde(default)]
     pub occupied_only: bool,
-    /// `one` or `several` machines that the server runs on and browsers connect to.
+    /// `one` or `several` processes of the server that browsers connect to.
     /// Several learn from each other who has joined what, so the list that one of them
     /// gives may lack what was joined in the last moments. Default: `several` with
     /// `cluster` and `server = "pusher"`.
@@ -137,7 +137,7 @@ impl Config {
     }
 }
 
-/// How many machines the server runs on.
+/// How many processes of the server there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Nodes {

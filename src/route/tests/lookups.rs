@@ -1,5 +1,6 @@
 //! What rules ask of other tables, whatever these say.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
@@ -11,7 +12,7 @@ use super::hostile::hostile_value;
 use super::rows::{Fields, Table, batch, fields};
 use super::{posts, route_with, rules};
 use crate::change::{Kind, LookupId, Parent, ParentKey, ParentRow, Parents, Relation};
-use crate::notification::{Action, Notification, Payload};
+use crate::notification::{Action, Handoff, Notification, Payload, Reason};
 use crate::route::{Config, Options, Router, Rules};
 
 fn users(identity: &str) -> Relation {
@@ -131,6 +132,31 @@ fn a_table_that_decides_is_published_and_one_for_payloads_is_not() {
         "what is published anyway is kept right"
     );
     assert_eq!(compile(&[&payload]).wanted(&relations[1]), [true, true, true]);
+}
+
+#[test]
+fn what_one_transaction_did_below_unknown_parents_is_one_resync() {
+    let rules = rules(toml::toml! {
+        table = "posts"
+        channels = ["posts", "posts.{{ author.team_id }}"]
+        [lookup.author]
+        table = "users"
+        key = "{{ user_id }}"
+        columns = ["team_id"]
+    });
+    let mut parents = known(&rules, &[("5", r#"{"id":5,"name":"Ann","team_id":7}"#)]);
+    parents.put(key("6"), Parent::Unknown);
+    let (relation, mut router) = (comments(), Router::new(Arc::new(rules)));
+    let (mut told, mut missing) = (Handoff::default(), BTreeSet::new());
+    for user_id in [6, 5, 6, 6] {
+        let row = format!(r#"{{"id":1,"user_id":{user_id},"body":null}}"#);
+        let change = batch(&relation, None, Some(fields(&relation, &row)));
+        let change = change.change().expect("a change");
+        router.route(&change, &parents, &mut missing, &mut told).expect("it is known");
+    }
+    let [resync] = &told.resyncs[..] else { panic!("{:?}", told.resyncs) };
+    assert_eq!((resync.count, resync.reason), (Some(3), Reason::Lookup));
+    assert!(resync.audience.is_all() && told.notifications.len() == 1 && missing.is_empty());
 }
 
 /// Reads of `user_id` rows, the earlier absorbed by the last.

@@ -266,3 +266,16 @@ fn changes_are_gathered_for_a_moment_unless_the_rule_says_otherwise() {
     assert!(!list.may_collapse);
     assert_eq!(terms("coalesce = false").window, None);
 }
+
+#[test]
+fn a_rule_that_row_values_name_users_own_channels_by_never_collapses() {
+    let may_collapse = |channels: &str| {
+        let config = format!("table = 'posts'\nchannels = {channels}");
+        let mut router = Router::new(Arc::new(rules(toml::from_str(&config).unwrap())));
+        router.learn(&[(*posts(&["id integer", "user_id integer"])).clone()]);
+        router.terms().next().expect("the rule takes the table").may_collapse
+    };
+    assert!(!may_collapse("'#server-to-user-{{ user_id }}'"), "no list has them");
+    assert!(!may_collapse("['private-posts.{{ id }}', '#server-to-user-{{ user_id }}']"));
+    assert!(may_collapse("['private-posts.{{ id }}', '#server-to-user-42']"));
+}

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use rowcast::change::Position;
 use rowcast::deliver::pusher::{Nodes, Server};
-use rowcast::notification::Reason;
+use rowcast::notification::{Audience, Handoff, Reason, Resync};
 
 use crate::harness::endpoint::{Accepted, Endpoint, Fault};
 
@@ -143,4 +144,31 @@ async fn hosted_pusher_is_looked_at_twice_unless_it_is_told_to_be_one_node() {
     session.wait_confirmed(1).await;
     assert!(sent.elapsed() < LAG, "one list is enough");
     assert_eq!((endpoint.accepted_count(), endpoint.lists().len()), (0, 1));
+}
+
+#[tokio::test]
+async fn what_only_some_channels_are_told_meanwhile_does_not_settle_what_is_owed_to_all() {
+    let endpoint = Endpoint::start(Server::Pusher).await;
+    endpoint.occupy(["private-posts.3"]);
+    let mut setup = Setup::new(&endpoint);
+    setup.limits.resync_spread = Duration::ZERO;
+    let terms = posts();
+    let mut session =
+        Session::start_owing(setup.deliver(), vec![resync(&terms, Reason::Gap, None)]);
+    let is_told = |name: &'static str| move |it: &[Accepted]| channels(it).contains(name);
+    endpoint.wait_for_resyncs("the first look", is_told("private-posts.3")).await;
+    endpoint.occupy(["private-posts.3", "private-posts.5"]);
+    // This one needs no list: it is done before the gap is looked at again.
+    let audience = Audience::default();
+    let bulk = Resync { audience, ..resync(&terms, Reason::Bulk, Some(1)) };
+    let reached = Some(Position::new(1));
+    let handoff = Handoff { resyncs: vec![bulk], reached, ..Handoff::default() };
+    session.handoffs.send(handoff).await.expect("delivery runs");
+    session.wait_confirmed(1).await;
+    assert!(!is_told("private-posts.5")(&endpoint.resyncs()), "that is the second look's");
+    assert_eq!(session.progress.borrow().settled.len(), 0, "a kill now must not lose the gap");
+    let mut progress = session.progress.clone();
+    session.finish().await.expect("all is delivered");
+    assert!(is_told("private-posts.5")(&endpoint.resyncs()));
+    assert_eq!(progress.borrow_and_update().settled.len(), 1);
 }
