@@ -6,6 +6,7 @@ mod decode;
 mod fold;
 mod route;
 mod rows;
+mod sign;
 mod stream;
 
 fn main() {

@@ -14,7 +14,7 @@ mod occupied;
 mod packing;
 mod reach;
 mod server;
-pub(crate) mod signature;
+pub mod signature;
 
 pub use answer::{NotAnAnswer, Problem, ServerMessage, TOLERATED_SKEW_SECONDS};
 pub use client::Client;

@@ -15,7 +15,7 @@ const QUERY_VALUE: AsciiSet =
     NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b',');
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Method {
+pub enum Method {
     Get,
     Post,
 }
@@ -31,19 +31,19 @@ impl Method {
 
 /// What is signed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Signed<'a> {
-    pub(crate) method: Method,
+pub struct Signed<'a> {
+    pub method: Method,
     /// From `/apps` on, or with the path prefix, as the server wants it.
-    pub(crate) path: &'a str,
+    pub path: &'a str,
     /// Further parameters of the query.
-    pub(crate) parameters: &'a [(&'a str, &'a str)],
+    pub parameters: &'a [(&'a str, &'a str)],
     /// Empty for a GET, which has no `body_md5`.
-    pub(crate) body: &'a [u8],
-    pub(crate) unix_seconds: i64,
+    pub body: &'a [u8],
+    pub unix_seconds: i64,
 }
 
 /// The query string that makes the request valid, without the `?`.
-pub(crate) fn signed_query(key: &str, secret: &Secret, signed: Signed<'_>) -> String {
+pub fn signed_query(key: &str, secret: &Secret, signed: Signed<'_>) -> String {
     let timestamp = signed.unix_seconds.to_string();
     let body_md5 = hex::encode(Md5::digest(signed.body));
     let mut parameters =
