@@ -137,7 +137,7 @@ impl Scene {
     async fn metrics(&self) -> Metrics {
         let name = match self.capture {
             Capture::Wal => self.database.slot(),
-            Capture::Triggers => "triggers".to_owned(),
+            Capture::Triggers => format!("{}-{}", self.database.slot(), self.database.name),
         };
         Metrics::at(&self.rowcast.folder().join(format!("state/{name}.sock"))).await
     }
