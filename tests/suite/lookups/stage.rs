@@ -89,7 +89,7 @@ on_every_version! {
             "id", "truth", "padded", "note", "at", "atz", "day", "span", "doc", "plain", "raw", "amount", "ratio",
             "small", "feels", "tags", "ref", "both_null", "address", "nothing", "empty",
         ];
-        let mut streaming = Streaming::of(&database, &[]).await;
+        let mut streaming = Streaming::of(&database, &columns).await;
         database
             .psql(
                 r#"insert into parents values (
