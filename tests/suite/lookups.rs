@@ -138,6 +138,7 @@ impl Scene {
 async fn a_page_is_told_of_what_belongs_to_its_server_however_it_went() {
     let scene = Scene::new(SCHEMA, RULES).await;
     let run = scene.run().await;
+    let mut is_resynced = false;
     for (sql, expected) in [
         ("insert into firewall_rules values (5, 2, 22)", vec!["beta"]),
         ("update firewall_rules set port = 23 where id = 5", vec!["beta"]),
@@ -163,9 +164,16 @@ async fn a_page_is_told_of_what_belongs_to_its_server_however_it_went() {
         // The whole chain at once.
         ("delete from servers where id = 3", vec!["beta"]),
     ] {
-        assert_eq!(scene.told(sql).await, expected, "{sql}");
+        let told = scene.told(sql).await;
+        // Two reads may bring the two deletes: then the parent is gone when it is looked up.
+        if told.is_empty() && sql.starts_with("begin; delete") {
+            assert_eq!(scene.resyncs(), ["private-servers.alpha", "private-servers.beta"]);
+            is_resynced = true;
+            continue;
+        }
+        assert_eq!(told, expected, "{sql}");
     }
-    assert_eq!(scene.resyncs(), Vec::<String>::new());
+    assert!(is_resynced || scene.resyncs().is_empty(), "{:?}", scene.resyncs());
     scene.endpoint.assert_strict();
     run.sigterm();
     assert_eq!(run.exit_code(SOON).await, 0, "{:?}", run.stderr.all());
