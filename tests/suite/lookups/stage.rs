@@ -85,11 +85,11 @@ on_every_version! {
                      both_null pair, address inet, nothing text, empty text);",
             )
             .await;
-        let columns = [
+        const COLUMNS: [&str; 21] = [
             "id", "truth", "padded", "note", "at", "atz", "day", "span", "doc", "plain", "raw", "amount", "ratio",
             "small", "feels", "tags", "ref", "both_null", "address", "nothing", "empty",
         ];
-        let mut streaming = Streaming::of(&database, &columns).await;
+        let mut streaming = Streaming::of(&database, &COLUMNS).await;
         database
             .psql(
                 r#"insert into parents values (
@@ -99,7 +99,7 @@ on_every_version! {
                      '10.0.0.1/8', null, '');"#,
             )
             .await;
-        let lookup = lookup("parents", None, &columns);
+        let lookup = lookup("parents", None, &COLUMNS);
         let mut streamed = open(&database, lookup.clone()).await;
         streamed.observe(&streaming.batch().await, Instant::now());
         let mut read = open(&database, lookup).await;
