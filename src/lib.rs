@@ -26,8 +26,8 @@
 //! - [`notification`]: what is sent, complete.
 //! - [`coalesce`]: windows that fold what is unsent, and resyncs where it is too
 //!   much. Driven by deliver, which takes from it when a lane is free. Pure.
-//! - [`deliver`]: lanes, requests, retries; what is refused for good is written
-//!   to a file.
+//! - [`deliver`]: lanes, requests, retries, and who listens; what is refused for good
+//!   is written to a file.
 //! - [`acknowledge`]: the frontier, which says what may be confirmed. Pure.
 //! - [`state`]: what outlives the process: how far changes were delivered, and the
 //!   resyncs that are owed.
@@ -43,8 +43,9 @@
 //!
 //! 1. A position is confirmed only when every notification at or below it was
 //!    accepted, or written to the rejected file, or proved unneeded since nobody
-//!    listens, or is told by a resync that was accepted or stands recorded as owed. With nothing pending, a keepalive's
-//!    position is confirmed, so an idle database retains no log.
+//!    listens, or is told by a resync that was accepted or stands recorded as owed.
+//!    With nothing pending, a keepalive's position is confirmed, so an idle database
+//!    retains no log.
 //! 2. Positions travel as watermarks: each stage hands on the highest position
 //!    that it has wholly handed on. A commit, an idle keepalive and a stop take
 //!    the same path, and only [`acknowledge::Frontier`] decides.

@@ -14,6 +14,10 @@
 //! `routing` hands on only what other sessions see: of the log, it asks the server
 //! meanwhile. What its rules read in other tables it asks for once that is so.
 //!
+//! One word goes against the data, past the queues: while a rule has too much to tell,
+//! `Deliver` demands of `Router` that its changes are only counted
+//! ([`Demand`](crate::notification::Demand)).
+//!
 //! A session goes on where the one before ended, or else every page is told to
 //! fetch again: `continuity` says which. The keeper writes down how far it was,
 //! before the session confirms that.

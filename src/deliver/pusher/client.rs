@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::change::Timestamp;
-use crate::notification::{ChannelName, EventName};
+use crate::notification::{ChannelName, EventName, NameHash};
 use crate::secret::Secret;
 
 use super::answer::{Answer, judge};
@@ -214,7 +214,7 @@ impl Client {
     /// # Errors
     /// As of [`Client::occupied`].
     pub(in crate::deliver) async fn all_occupied(&self, prefix: &str) -> Result<Occupied, Verdict> {
-        let hashes = self.occupied(prefix, &|name| Some(Occupied::hash(&name))).await?;
+        let hashes = self.occupied(prefix, &|name| Some(NameHash::of(name.as_str()))).await?;
         Ok(Occupied::of(hashes))
     }
 

@@ -1,11 +1,10 @@
 //! The channels that somebody listens on, as an endpoint lists them. Pure.
 
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::notification::ChannelName;
+use crate::notification::{ChannelName, NameHash};
 
 /// Of one list: some 400,000 channels below one prefix. What is longer is not
 /// taken, since memory is bounded whatever an endpoint sends.
@@ -28,24 +27,18 @@ pub(super) fn names<T>(
 /// The names of one list, each as a hash: one that was not listed may be taken for one
 /// that was, at the cost of telling nobody something.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(in crate::deliver) struct Occupied(Box<[u64]>);
+pub(in crate::deliver) struct Occupied(Box<[NameHash]>);
 
 impl Occupied {
     pub(in crate::deliver) fn contains(&self, name: &ChannelName) -> bool {
-        self.0.binary_search(&Occupied::hash(name)).is_ok()
+        self.0.binary_search(&NameHash::of(name.as_str())).is_ok()
     }
 
     pub(in crate::deliver) fn len(&self) -> usize {
         self.0.len()
     }
 
-    pub(super) fn hash(name: &ChannelName) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        name.hash(&mut hasher);
-        hasher.finish()
-    }
-
-    pub(super) fn of(mut hashes: Vec<u64>) -> Occupied {
+    pub(super) fn of(mut hashes: Vec<NameHash>) -> Occupied {
         hashes.sort_unstable();
         hashes.dedup();
         Occupied(hashes.into())
@@ -55,7 +48,7 @@ impl Occupied {
 #[cfg(test)]
 impl FromIterator<ChannelName> for Occupied {
     fn from_iter<I: IntoIterator<Item = ChannelName>>(names: I) -> Occupied {
-        Occupied::of(names.into_iter().map(|name| Occupied::hash(&name)).collect())
+        Occupied::of(names.into_iter().map(|name| NameHash::of(name.as_str())).collect())
     }
 }
 
