@@ -84,12 +84,21 @@ async fn a_full_outbox_never_stops_the_application_and_is_told_by_a_resync() {
     assert!(scene.undelivered().await < 2000);
     scene.endpoint.come_back();
     scene.resynced(1, "shed").await;
-    eventually(SOON, "the outbox is empty", async || {
-        (scene.undelivered().await == 0).then_some(())
-    })
-    .await;
+    let holds = async |what: &str, sql: &str| {
+        eventually(SOON, what, async || {
+            (scene.database.psql(sql).await.trim() == "t").then_some(())
+        })
+        .await;
+    };
+    holds("the outbox is empty", "select count(*) = 0 from rowcast.outbox").await;
+    let has_room = "select pg_sequence_last_value('rowcast.outbox_id')
+                         < pg_sequence_last_value('rowcast.gate') >> 1";
+    holds("triggers may write again", has_room).await;
     scene.insert(9999).await;
     scene.arrives(9999).await;
+    let is_recorded =
+        "select refusals = pg_sequence_last_value('rowcast.refusals') from rowcast.reader";
+    holds("what was told is recorded as told", is_recorded).await;
     scene.stop(run).await;
     let again = scene.reasons().len();
     let run = scene.run().await;
