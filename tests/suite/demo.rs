@@ -19,7 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 #[tokio::test]
 async fn a_demo_loses_nothing_and_leaves_nothing_behind() {
     let rowcast = Rowcast::without_config();
-    let demo = rowcast.start(&["demo", "--for", "3s", "--json"]);
+    let demo = rowcast.start(&["demo", "--for", "5s", "--json"]);
     assert_eq!(demo.exit_code(DEADLINE).await, 0, "{:#?}", demo.stderr.all());
 
     let lines = demo.stdout.all();
@@ -40,7 +40,7 @@ async fn a_demo_loses_nothing_and_leaves_nothing_behind() {
 #[tokio::test]
 async fn a_demo_shows_each_kind_of_change_and_a_rollback_that_sends_nothing() {
     let rowcast = Rowcast::without_config();
-    let demo = rowcast.start(&["demo", "--for", "3s"]);
+    let demo = rowcast.start(&["demo", "--for", "10s"]);
     assert_eq!(demo.exit_code(DEADLINE).await, 0, "{:#?}", demo.stderr.all());
     let lines = demo.stdout.all();
     for (step, sent) in [

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
 use crate::harness::{
-    cluster::{Cluster, Stop, Version},
+    cluster::{Cluster, FAST, Stop, Version},
     database::Database,
     endpoint::{Accepted, Endpoint, Fault},
     process::Process,
@@ -44,7 +44,7 @@ impl Scene {
             .await;
         let endpoint = Endpoint::start(Server::Sockudo).await;
         let rowcast = Rowcast::new(&format!(
-            "{toml}[pusher]\n{}[run]\nstate_dir = 'state'\ngrace = '2s'\n\
+            "{toml}[pusher]\n{}[run]\nstate_dir = 'state'\ngrace = '5s'\n\
              [[rule]]\ntable = 'counters'\nchannels = ['counters.{{{{ id }}}}', 'counters']\n\
              coalesce = false\nresync = false\n\
              data = {{ entity = 'counter', id = '{{{{ id }}}}', version = '{{{{ version }}}}' }}\n",
@@ -165,7 +165,7 @@ async fn a_restart_of_postgres_is_fast_and_loses_nothing() {
     for _ in 0..2 {
         scene.endpoint.wait_for_requests(scene.endpoint.requests() + 20).await;
         let took = cluster.stop(Stop::Fast).await;
-        assert!(took < Duration::from_secs(5), "pg_ctl stop -m fast took {took:?}");
+        assert!(took < FAST, "pg_ctl stop -m fast took {took:?}");
         cluster.start_again().await;
     }
     scene.endpoint.wait_for_requests(scene.endpoint.requests() + 20).await;
@@ -183,7 +183,7 @@ async fn postgres_stops_fast_though_the_endpoint_hangs() {
     scene.database.psql("update counters set version = version + 1").await;
     scene.endpoint.wait_for_requests(1).await;
     let took = cluster.stop(Stop::Fast).await;
-    assert!(took < Duration::from_secs(5), "pg_ctl stop -m fast took {took:?}");
+    assert!(took < FAST, "pg_ctl stop -m fast took {took:?}");
     scene.endpoint.heal();
     cluster.start_again().await;
     scene.assert_nothing_is_lost().await;
@@ -299,7 +299,8 @@ async fn sigterm_ends_within_grace_though_the_endpoint_hangs_and_the_rest_comes_
     let asked = Instant::now();
     run.sigterm();
     assert_eq!(run.exit_code(SOON).await, 1);
-    assert!(asked.elapsed() < Duration::from_secs(6), "it took {:?}", asked.elapsed());
+    let grace = Duration::from_secs(5);
+    assert!(asked.elapsed() < grace + FAST, "it took {:?}", asked.elapsed());
     let last = run.stderr.all().last().cloned().unwrap_or_default();
     assert!(last.contains("sent again at the next start"), "{last}");
     assert!(scene.database.confirmed().await < scene.database.written().await);
@@ -315,7 +316,7 @@ async fn a_second_signal_ends_at_once() {
     scene.rowcast.configure(
         &std::fs::read_to_string(scene.rowcast.folder().join("rowcast.toml"))
             .unwrap()
-            .replace("grace = '2s'", "grace = '1h'"),
+            .replace("grace = '5s'", "grace = '1h'"),
     );
     let run = scene.run().await;
     scene.endpoint.choose(|_| Some(Fault::Hang));
@@ -349,7 +350,7 @@ async fn a_database_where_another_table_is_busy_retains_no_log() {
     scene.database.psql("create table busy as select generate_series(1, 50000)").await;
     let written = scene.database.written().await;
     let mut confirmed = scene.database.confirmed().await;
-    eventually(Duration::from_secs(5), "the slot follows", async || {
+    eventually(SOON, "the slot follows", async || {
         confirmed = scene.database.confirmed().await;
         (confirmed >= written).then_some(())
     })
@@ -362,9 +363,7 @@ async fn while_the_endpoint_is_away_the_position_is_held_and_then_all_arrives() 
     let _run = scene.run().await;
     scene.endpoint.refuse_connections().await;
     let before = scene.database.confirmed().await;
-    for _ in 0..20 {
-        scene.database.psql("update counters set version = version + 1").await;
-    }
+    scene.database.psql(&"update counters set version = version + 1;\n".repeat(20)).await;
     let written = scene.database.written().await;
     assert!(scene.database.confirmed().await < written);
     assert!(scene.database.confirmed().await >= before);

@@ -7,7 +7,7 @@ use std::{
 
 use crate::faults::{Scene, Writer};
 use crate::harness::{
-    cluster::{Cluster, Stop, Version},
+    cluster::{Cluster, FAST, Stop, Version},
     database::Database,
     endpoint::Fault,
     proxy::{Pace, Proxy, Which},
@@ -121,10 +121,9 @@ async fn stops(what: &str, fault: Fault, stalled: Option<Which>, limit: Duration
 
 #[tokio::test]
 async fn postgres_stops_fast_whatever_the_endpoint_does() {
-    let limit = Duration::from_secs(5);
-    stops("the endpoint hangs", Fault::Hang, None, limit).await;
-    stops("the endpoint answers 500", Fault::status(500), None, limit).await;
-    stops("the endpoint resets", Fault::CloseBeforeAnswer, None, limit).await;
+    stops("the endpoint hangs", Fault::Hang, None, FAST).await;
+    stops("the endpoint answers 500", Fault::status(500), None, FAST).await;
+    stops("the endpoint resets", Fault::CloseBeforeAnswer, None, FAST).await;
 }
 
 /// Only over that connection a server says that it stops. Without it, it waits until we notice that it is broken.

@@ -1,6 +1,6 @@
 //! SIGHUP: other rules take the place of those in use, and nothing is lost by that.
 
-use std::{fs, process::Command, sync::Arc, time::Duration};
+use std::{fs, process::Command, sync::Arc};
 
 use rustix::process::Signal;
 
@@ -58,6 +58,7 @@ fn is_told_on(accepted: &[Accepted], channel: &str) -> bool {
 async fn a_reload_under_load_loses_nothing_and_tells_by_the_new_rules() {
     over_both(async |capture| {
         let scene = scene(capture).await;
+        scene.rowcast.configure(&config(&scene).replace("grace = '5s'", "grace = '20s'"));
         let writer = Writer::start(scene.database.url());
         let run = scene.run().await;
         scene.endpoint.wait_for_requests(10).await;
@@ -114,16 +115,20 @@ async fn a_stop_between_the_two_sessions_of_a_reload_leaves_nothing_undelivered(
     let through = url.replace(&format!(":{port}/"), &format!(":{}/", proxy.port()));
     let toml = database.toml().replace(&url, &through);
     let scene = Scene::by(database, &toml).await;
-    scene.rowcast.configure(&config(&scene).replace("grace = '2s'", "grace = '20s'"));
+    let config_of_this = config(&scene)
+        .replace("[run]\n", "timeout = '60s'\n[run]\n")
+        .replace("grace = '5s'", "grace = '60s'");
+    scene.rowcast.configure(&config_of_this);
     let run = scene.run().await;
     // The session ends once this is delivered.
-    scene.endpoint.choose(|_| Some(Fault::Slow(Duration::from_secs(2))));
+    scene.endpoint.choose(|_| Some(Fault::Held));
     let requests = scene.endpoint.requests();
     scene.database.psql("update counters set version = version + 1").await;
     scene.endpoint.wait_for_requests(requests + 1).await;
     scene.rowcast.configure(&with_channel(&config(&scene), "more"));
     reload(&run, RELOADED).await;
     proxy.refuse().await;
+    scene.endpoint.heal();
     run.stderr.wait_for(SOON, "Connection refused").await;
     run.sigterm();
     assert_eq!(run.exit_code(SOON).await, 0, "{:?}", run.stderr.all());
@@ -154,7 +159,7 @@ async fn rules_that_cannot_be_used_leave_those_in_use_undisturbed() {
         fs::remove_file(scene.rowcast.folder().join("rowcast.toml")).expect("it is there");
         reload(&run, REFUSED).await;
 
-        scene.rowcast.configure(&good.replace("grace = '2s'", "grace = '3s'"));
+        scene.rowcast.configure(&good.replace("grace = '5s'", "grace = '3s'"));
         reload(&run, "nothing changes").await;
         run.stderr.wait_for(SOON, "[run] has changed in the file: that needs a restart").await;
 
@@ -263,7 +268,7 @@ async fn resyncs_that_are_owed_outlive_a_reload() {
     scene.endpoint.come_back();
     let is_told = |accepted: &[Accepted]| !accepted.is_empty();
     scene.endpoint.wait_for_resyncs("the resync", is_told).await;
-    eventually(Duration::from_secs(5), "nothing more is owed", async || {
+    eventually(SOON, "nothing more is owed", async || {
         let state = scene.rowcast.folder().join("state");
         let mut files = fs::read_dir(state).expect("it is there").map(|it| it.unwrap().path());
         let json = files.find(|path| path.extension().is_some_and(|it| it == "json"))?;

@@ -10,7 +10,7 @@ use rowcast::deliver::pusher::Server;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    cluster::{Cluster, Stop, Version, on_every_version},
+    cluster::{Cluster, FAST, Stop, Version, on_every_version},
     database::Database,
     endpoint::{Accepted, Endpoint},
     process::Process,
@@ -43,9 +43,9 @@ impl Scene {
             .await;
         let endpoint = Endpoint::start(Server::Reverb).await;
         let config = format!(
-            "[database]\nurl = '{}'\ncapture = 'triggers'\nwake = '{wake}'\n[pusher]\n{}timeout = '500ms'\n\
+            "[database]\nurl = '{}'\ncapture = 'triggers'\nwake = '{wake}'\n[pusher]\n{}\
              [limits]\nresync_spread = '0s'\n{limits}\n\
-             [run]\nstate_dir = 'state'\ngrace = '1s'\ninspect_every = '100ms'\n\
+             [run]\nstate_dir = 'state'\ninspect_every = '100ms'\n\
              [[rule]]\ntable = 'posts'\nchannels = ['posts']\ncoalesce = false\n",
             database.url().replace("postgres@", &format!("{role}@")),
             endpoint.toml(),
@@ -207,7 +207,7 @@ async fn a_server_without_logical_replication_may_be_restarted_while_rowcast_run
         scene.wake_by(wake);
         let run = scene.run().await;
         let stopped = cluster.stop(Stop::Fast).await;
-        assert!(stopped.as_secs() < 5, "the server waited {stopped:?} for rowcast");
+        assert!(stopped < FAST, "the server waited {stopped:?} for rowcast");
         let words = "nothing is lost: the outbox keeps what was not delivered";
         run.stderr.wait_for(SOON, words).await;
         cluster.start_again().await;

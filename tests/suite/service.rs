@@ -56,7 +56,7 @@ async fn systemd_is_told_of_the_whole_life_of_the_service() {
 
     run.sigterm();
     let stopping = manager.wait_for("STOPPING=1").await;
-    assert!(stopping.contains("EXTEND_TIMEOUT_USEC=22000000"), "{stopping}");
+    assert!(stopping.contains("EXTEND_TIMEOUT_USEC=25000000"), "{stopping}");
     assert_eq!(run.exit_code(SOON).await, 0);
 }
 

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::harness::{
-    cluster::{Cluster, Stop, Version, on_every_version},
+    cluster::{Cluster, FAST, Stop, Version, on_every_version},
     database::Database,
     wait::{SOON, eventually},
 };
@@ -407,7 +407,7 @@ async fn a_server_stops_fast_when_everything_was_confirmed() {
         }
     });
     let took = cluster.stop(Stop::Fast).await;
-    assert!(took < Duration::from_secs(5), "it took {took:?}");
+    assert!(took < FAST, "it took {took:?}");
     confirming.await.unwrap();
     let ended = timeout(SOON, streaming.session).await.unwrap().unwrap();
     assert!(ended.is_err(), "a session that the server ended has not ended well");

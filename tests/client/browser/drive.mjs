@@ -9,7 +9,7 @@
 import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 
-const DEADLINE_MS = 5000;
+const DEADLINE_MS = 20000;
 
 const browser = await chromium.launch({
   executablePath: process.argv[2],

@@ -8,7 +8,7 @@ use tokio_postgres::Error;
 use tokio_postgres::error::{DbError, SqlState};
 
 /// Longer than any write takes that waits for nobody, on a busy machine too.
-const LONGEST_WRITE: Duration = Duration::from_secs(3);
+const LONGEST_WRITE: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
 pub(super) struct Harm {

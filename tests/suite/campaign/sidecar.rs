@@ -9,8 +9,8 @@ use tokio::time::sleep;
 
 use crate::harness::{process::Process, rowcast::Rowcast, wait::SOON};
 
-/// With `grace = "2s"`, what confirming and closing take besides, and a busy machine.
-const STOP: Duration = Duration::from_secs(10);
+/// With `grace = "2s"`, what deleting and closing take besides where the network is stalled, and a busy machine.
+const STOP: Duration = Duration::from_secs(25);
 
 pub(super) struct Sidecar {
     rowcast: Rowcast,

@@ -16,7 +16,7 @@ use super::schedule::Fault;
 use super::sidecar::Sidecar;
 use super::summary::Counts;
 use crate::harness::{
-    cluster::Stop,
+    cluster::{FAST, Stop},
     database::Database,
     endpoint::{self, Endpoint, Event},
     proxy::{Pace, Proxy, Which},
@@ -111,7 +111,7 @@ impl Trouble<'_> {
                 let cluster = &self.database.cluster;
                 let took = cluster.stop(Stop::Fast).await;
                 // A rowcast that the server cannot reach can do nothing for it.
-                let is_prompt = took < Duration::from_secs(5) || self.proxy_is_troubled;
+                let is_prompt = took < FAST || self.proxy_is_troubled;
                 assert!(is_prompt, "pg_ctl stop -m fast took {took:?}");
                 self.pause(0, 500).await;
                 self.database.cluster.start_again().await;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rowcast::change::Position;
 use rowcast::deliver::pusher::Server;
@@ -70,26 +70,22 @@ async fn a_request_that_hangs_holds_up_its_own_lane_only() {
 
 /// The others, and a resync's parts, wait neither for it nor for each other.
 #[tokio::test]
-async fn a_request_that_takes_three_seconds_delays_no_other_lane_and_no_resync() {
-    const SLOW: Duration = Duration::from_secs(3);
+async fn a_request_that_is_answered_late_delays_no_other_lane_and_no_resync() {
     let endpoint = Endpoint::start(Server::Any).await;
-    let setup = Setup::new(&endpoint);
+    let setup = Setup::new(&endpoint).timeout_ms(60_000);
     let mut session = setup.session();
-    endpoint.choose(|events| holds(events, 0).then_some(Fault::Slow(SLOW)));
+    endpoint.choose(|events| holds(events, 0).then_some(Fault::Held));
     session.send(vec![post(0, 1)]).await;
     endpoint.wait_for_requests(1).await;
-    let begun = Instant::now();
     for n in 2..=33 {
         session.send(vec![post(n, n)]).await;
     }
     session.handoffs.send(truncate(&posts(), 34)).await.expect("delivery runs");
     endpoint.wait_for_resyncs("the resync is told", |resyncs| !resyncs.is_empty()).await;
-    let told = begun.elapsed();
     // Those that share its lane come after it.
     endpoint.wait_for("other lanes go on", |accepted| accepted.len() > 2 * 20).await;
-    let others = begun.elapsed();
-    assert!(told < SLOW && others < SLOW, "{told:?}, {others:?}");
     assert_eq!(session.confirmed(), None);
+    endpoint.heal();
     session.wait_confirmed(34).await;
     endpoint.assert_strict();
 }

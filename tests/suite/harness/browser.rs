@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::{installed, node, process::Process, scratch};
 
 /// Longer than the script's own deadline, whose answer says more.
-const ANSWERED: Duration = Duration::from_secs(30);
+const ANSWERED: Duration = Duration::from_secs(40);
 
 /// Ends when dropped, with its windows.
 pub struct Browser {
@@ -78,7 +78,7 @@ impl Window<'_> {
         self.call(json!({ "run": javascript })).await
     }
 
-    /// When an expression about what the page shows came true, in milliseconds since 1970. Panics after five seconds.
+    /// When an expression about what the page shows came true, in milliseconds since 1970. Panics after twenty seconds.
     pub async fn until(&self, javascript: &str) -> f64 {
         let at_ms = self.call(json!({ "until": javascript })).await;
         at_ms.as_f64().expect("the script answers a number")

@@ -2,7 +2,7 @@
 //! signatures by its own code, so that a mistake of rowcast's is not made twice. It can be told what to answer.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,12 @@ use tokio::task::JoinHandle;
 
 use super::http::{self, Malformed, Request};
 use super::pusher::{App, Asked};
+use super::scratch;
 
 pub use super::pusher::{APP_ID, Event, KEY, SECRET};
 
-const DEADLINE: Duration = Duration::from_secs(20);
+/// Longer than what is away for long is waited for before it is tried again.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What to do instead of answering as the server would.
 #[derive(Clone, Debug)]
@@ -36,6 +38,8 @@ pub enum Fault {
     AcceptThenReset,
     /// Answers late.
     Slow(Duration),
+    /// Publishes, and answers once the endpoint is healed.
+    Held,
 }
 
 impl Fault {
@@ -132,6 +136,8 @@ struct Shared {
     app: App,
     state: Mutex<State>,
     changed: Notify,
+    /// How often it was healed.
+    healed: watch::Sender<u64>,
 }
 
 impl Shared {
@@ -155,12 +161,14 @@ impl Endpoint {
 
     /// `prefix`: what stands before `/apps`, and whether it is signed.
     pub async fn start_with(server: Server, prefix: &str, signs_prefix: bool) -> Endpoint {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
+        // Nobody takes this port while connections are refused.
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, scratch::free_port()));
+        let listener = TcpListener::bind(address).await.expect("a free port");
         let shared = Arc::new(Shared {
             app: App { server, prefix: prefix.to_owned(), signs_prefix },
             state: Mutex::default(),
             changed: Notify::new(),
+            healed: watch::Sender::new(0),
         });
         let (away, away_rx) = watch::channel(());
         let listening = Some(tokio::spawn(listen(listener, shared.clone(), away_rx)));
@@ -217,6 +225,7 @@ impl Endpoint {
         state.chooser = None;
         state.probe = None;
         state.list = None;
+        self.shared.healed.send_modify(|times| *times += 1);
     }
 
     /// What a request to see whether the endpoint is well meets from now on.
@@ -433,13 +442,14 @@ async fn list(
 
 async fn publish(stream: &mut TcpStream, shared: &Shared, request: &Request, events: Vec<Event>) {
     let mut in_progress = InProgress::enter(shared, &events);
+    let mut healed = shared.healed.subscribe();
     let fault = {
         let mut state = shared.state();
         let queued = state.faults.pop_front();
         queued.or_else(|| state.chooser.as_mut().and_then(|choose| choose(&events)))
     };
     let is_published = match &fault {
-        None | Some(Fault::Slow(_)) => true,
+        None | Some(Fault::Slow(_) | Fault::Held) => true,
         Some(Fault::AcceptBut { .. } | Fault::CloseMidAnswer | Fault::AcceptThenReset) => true,
         Some(Fault::Status { .. } | Fault::Hang | Fault::CloseBeforeAnswer) => false,
     };
@@ -471,6 +481,13 @@ async fn publish(stream: &mut TcpStream, shared: &Shared, request: &Request, eve
             tokio::time::sleep(delay).await;
             None
         }
+        Some(Fault::Held) => {
+            tokio::select! {
+                _ = healed.changed() => None,
+                // The client gave up.
+                _ = stream.read_u8() => return,
+            }
+        }
         fault => fault,
     };
     // The client's next request may begin before the answer is wholly written.
@@ -485,7 +502,7 @@ async fn meet(stream: &mut TcpStream, fault: &Fault) {
     match fault {
         Fault::Status { code, body, headers } => answer(stream, *code, headers, body).await,
         Fault::AcceptBut { code, body } => answer(stream, *code, &[], body).await,
-        Fault::Hang => drop(stream.read_u8().await),
+        Fault::Hang | Fault::Held => drop(stream.read_u8().await),
         Fault::CloseBeforeAnswer => {}
         Fault::CloseMidAnswer => {
             let half = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{";

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// Long enough for a busy machine, short enough to notice. For what is expected to happen soon.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(30);
 
 /// Asks again and again until the answer is `Some`, and returns it. Panics with `what` after `deadline`.
 pub async fn eventually<T, F>(deadline: Duration, what: &str, mut condition: F) -> T

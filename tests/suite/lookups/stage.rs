@@ -1,6 +1,9 @@
 //! The stage that looks rows up by itself: what it reads of a real server, and what of that it may not.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rowcast::{
     change::{Kind, Lookup, LookupId, Parent, ParentKey, TableName},
@@ -15,7 +18,7 @@ use rowcast::{
 
 use crate::{
     harness::{
-        cluster::{Version, on_every_version},
+        cluster::{Cluster, Version, on_every_version},
         database::Database,
         wait::{SOON, eventually},
     },
@@ -168,7 +171,9 @@ async fn keys_are_compared_by_the_columns_own_type() {
 
 #[tokio::test]
 async fn a_lost_session_and_a_lock_are_waited_out() {
-    let database = Database::on(Version::DEFAULT).await;
+    // While the lock is held nobody makes a slot in the cluster.
+    let cluster = Arc::new(Cluster::start(Version::DEFAULT, &[]).await);
+    let database = Database::fresh(&cluster).await;
     database
         .psql("create table users (id int primary key, name text); insert into users values (1, 'Ann'), (2, 'Bo');")
         .await;

@@ -26,7 +26,7 @@ use crate::harness::{
 };
 
 /// A message that takes longer counts as lost.
-const DEADLINE: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_secs(15);
 
 const ENCRYPTION_KEY: &str = "base64:MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
 
