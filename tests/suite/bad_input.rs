@@ -61,8 +61,8 @@ impl Scene {
     /// Writes the right configuration, as `change` makes it wrong.
     fn configure(&self, change: impl FnOnce(&mut String)) {
         let mut text = format!(
-            "{}[pusher]\n{}timeout = '500ms'\n\
-             [run]\nstate_dir = 'state'\ngrace = '100ms'\ninspect_every = '100ms'\n{}",
+            "{}[pusher]\n{}timeout = '2s'\n\
+             [run]\nstate_dir = 'state'\ninspect_every = '100ms'\n{}",
             self.database.toml(),
             self.endpoint.toml(),
             self.rules,

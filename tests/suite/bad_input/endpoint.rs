@@ -51,7 +51,7 @@ async fn what_may_pass_is_repeated_until_it_is_accepted() {
         (Fault::status(500), "the endpoint answered 500"),
         (Fault::body(503, "<html>"), "the endpoint answered 503"),
         (Fault::body(200, r#"{"error":"Internal error","code":500}"#), "the endpoint answered 500"),
-        (Fault::Hang, "the endpoint gave no answer within 500ms"),
+        (Fault::Hang, "the endpoint gave no answer within 2s"),
         (
             Fault::CloseBeforeAnswer,
             "the endpoint closed the connection before its answer was whole",
@@ -163,7 +163,11 @@ async fn a_wrong_secret_or_app_is_told_by_a_real_server_and_nothing_is_lost() {
     };
     let configure = |app: &str, secret: &str| {
         let own = scene.endpoint.toml();
-        scene.configure(|text| *text = text.replace(&own, &pusher(app, secret)));
+        scene.configure(|text| {
+            *text = text.replace(&own, &pusher(app, secret));
+            // Nothing will be accepted in it.
+            *text = text.replace("[run]\n", "[run]\ngrace = '1s'\n");
+        });
     };
     scene.insert(1).await;
     let written = scene.database.written().await;

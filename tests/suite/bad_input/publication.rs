@@ -80,6 +80,7 @@ async fn a_table_dropped_from_the_publication_while_running_is_noticed_and_the_o
     let run = scene.run().await;
     scene.insert(1).await;
     scene.arrives(1).await;
+    scene.wait_confirmed().await;
 
     scene.database.psql(&format!("alter publication {name} drop table posts")).await;
     let told = format!(

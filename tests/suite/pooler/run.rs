@@ -33,8 +33,8 @@ impl Scene {
             .await;
         let endpoint = Endpoint::start(Server::Reverb).await;
         let config = format!(
-            "[database]\nurl = '{}'\ncapture = 'triggers'\nwake = '{wake}'\n[pusher]\n{}timeout = '2s'\n\
-             [limits]\nresync_spread = '0s'\n[run]\nstate_dir = 'state'\ngrace = '2s'\ninspect_every = '100ms'\n\
+            "[database]\nurl = '{}'\ncapture = 'triggers'\nwake = '{wake}'\n[pusher]\n{}\
+             [limits]\nresync_spread = '0s'\n[run]\nstate_dir = 'state'\ninspect_every = '100ms'\n\
              [[rule]]\ntable = 'posts'\nchannels = ['posts.{{{{ author.name }}}}']\ncoalesce = false\n\
              [rule.lookup.author]\ntable = 'users'\nkey = '{{{{ author_id }}}}'\ncolumns = ['name']\n",
             pool.url(),

@@ -101,7 +101,7 @@ async fn what_fails_or_is_given_up_leaves_no_transaction_open() {
         let error = write(mode, more, sql).await.unwrap_err();
         assert_eq!(error.code().map(|code| code.code()), Some(code), "{sql}");
     }
-    let slow = write(Mode::ReadWrite, "", "insert into public.t values (2); select pg_sleep(0.3)");
+    let slow = write(Mode::ReadWrite, "", "insert into public.t values (2); select pg_sleep(2)");
     assert!(timeout(Duration::from_millis(100), slow).await.is_err(), "it is given up");
     // Sent, but never looked at again.
     let given_up = write(Mode::ReadWrite, "", "insert into public.t values (2)");
