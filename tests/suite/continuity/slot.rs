@@ -145,7 +145,10 @@ async fn making_the_slot_again_says_what_it_waits_for_and_can_be_stopped_or_kill
     assert!(told.contains(&format!("backend {pid}")) && told.contains("open for"), "{told}");
     run.sigterm();
     run.ended(SOON).await;
-    assert_eq!(scene.database.psql(slots).await, "0", "nothing is left");
+    eventually(SOON, "nothing is left", async || {
+        (scene.database.psql(slots).await == "0").then_some(())
+    })
+    .await;
 
     let run = scene.rowcast.start(&["run"]);
     run.stderr.wait_for(SOON, "waits for the transaction of backend").await;

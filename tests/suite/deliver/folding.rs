@@ -42,7 +42,8 @@ async fn a_hot_id_costs_one_request_more_however_often_it_changes_while_the_endp
 
 #[tokio::test]
 async fn the_first_change_goes_at_once_and_the_next_ones_together_when_the_window_ends() {
-    const WINDOW: Duration = Duration::from_millis(400);
+    // Longer than a busy machine takes from the first to the last.
+    const WINDOW: Duration = Duration::from_secs(3);
     let endpoint = Endpoint::start(Server::Any).await;
     let setup = Setup::new(&endpoint);
     let mut session = setup.session();

@@ -151,6 +151,11 @@ async fn doctor_says_what_is_broken_and_what_mends_it() {
     let second = ReplicationConnection::connect(&dsn, "standby2").await.expect("there are two");
     scene.says("no_sender").await;
     drop((first, second));
+    let senders = "select count(*) from pg_stat_replication";
+    eventually(SOON, "there are senders again", async || {
+        (scene.database.psql(senders).await == "0").then_some(())
+    })
+    .await;
 
     let public = RULE
         .replace("private-", "")

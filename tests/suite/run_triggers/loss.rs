@@ -35,8 +35,8 @@ async fn an_outbox_that_is_dropped_is_waited_for_and_made_up_for() {
     let scene = Scene::on(Version::DEFAULT).await.settled().await;
     let run = scene.run().await;
     let told = scene.reasons().len();
-    scene.database.psql("drop table rowcast.outbox").await;
     let mark = run.stderr.mark();
+    scene.database.psql("drop table rowcast.outbox").await;
     scene.insert(2).await;
     let words = "streaming pauses until this is mended; after that, pages are told to fetch again";
     let says = |line: &str| line.contains(words).then_some(());
@@ -71,15 +71,11 @@ async fn a_full_outbox_never_stops_the_application_and_is_told_by_a_resync() {
     let mut scene = Scene::with(database, "notify", "max_outbox_rows = 1000").await.settled().await;
     let run = scene.run().await;
     scene.endpoint.refuse_connections().await;
-    for step in 0..5 {
+    let insert = |step: usize| {
         let from = step * 400;
-        scene
-            .database
-            .psql(&format!(
-                "insert into posts select i, 'a' from generate_series({from}, {from} + 399) i"
-            ))
-            .await;
-    }
+        format!("insert into posts select i, 'a' from generate_series({from}, {from} + 399) i;")
+    };
+    scene.database.psql(&(0..5).map(insert).collect::<String>()).await;
     run.stderr.wait_for(SOON, "the outbox was full").await;
     assert!(scene.undelivered().await < 2000);
     scene.endpoint.come_back();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Scene, WAKES};
 use crate::harness::{
     cluster::Version,
+    endpoint::Fault,
     proxy::{Proxy, Which},
     rowcast::Rowcast,
     wait::SOON,
@@ -23,8 +24,7 @@ async fn a_second_instance_waits_says_so_once_and_takes_over() {
         scene.insert(id).await;
         scene.arrives(id).await;
         first.kill9();
-        let soon = Duration::from_secs(5);
-        second.stderr.wait_for(soon, "streaming changes").await;
+        second.stderr.wait_for(SOON, "streaming changes").await;
         scene.insert(id + 10).await;
         scene.arrives(id + 10).await;
         let said = second.stderr.all().join("\n");
@@ -99,11 +99,14 @@ async fn tail_looks_on_and_leaves_all_to_run() {
         assert_eq!(tail.exit_code(SOON).await, 0, "{:?}", tail.stderr.all());
         assert_eq!(scene.undelivered().await, i64::from(id));
     }
+    // What is delivered is soon deleted, and who looks on late would not see it.
+    scene.endpoint.choose(|_| Some(Fault::status(503)));
     let run = scene.run().await;
     let tail = scene.rowcast.start(&["tail", "-v"]);
     tail.stderr.wait_for(SOON, "streaming changes").await;
     scene.insert(4).await;
     tail.stdout.wait_for(SOON, "post 4 created").await;
+    scene.endpoint.heal();
     for id in 1..=4 {
         scene.arrives(id).await;
     }
