@@ -28,9 +28,9 @@ struct Holder {
     /// The server waits, for its client or for more log, so it has read all that
     /// its client sent.
     waits: bool,
-    /// How far the server is. While this grows it reads what comes; while it
+    /// How far the server is. Before each step it reads what has come; while it
     /// works off one large transaction, which says nothing of its client, it
-    /// does neither.
+    /// neither steps nor waits.
     sent_lsn: Option<Box<str>>,
     /// When its other end last spoke, by that one's clock; only whether it
     /// changes says something. `None`: never yet, or we may not see it.
@@ -53,6 +53,44 @@ impl Holder {
             "slot {slot} is in use by backend {pid}: waiting until it is free; nothing is lost: the \
              slot keeps what was not delivered"
         );
+    }
+}
+
+/// A holder since it last spoke.
+#[derive(Debug)]
+struct Seen {
+    since: Instant,
+    /// As it was when looked at last, and when that was.
+    holder: Holder,
+    at: Instant,
+    /// When it was looked at before the step that it was last seen to have made.
+    before_step: Option<Instant>,
+    /// What its other end had said by then, the server has read.
+    read_until: Instant,
+}
+
+impl Seen {
+    fn new(holder: Holder, now: Instant) -> Seen {
+        Seen { since: now, holder, at: now, before_step: None, read_until: now }
+    }
+
+    fn look(&mut self, holder: &Holder, now: Instant) {
+        if holder.sent_lsn != self.holder.sent_lsn {
+            // It may have read only before it began with this step, however long that
+            // took; but that was after the step before.
+            self.read_until = self.read_until.max(self.before_step.unwrap_or(self.since));
+            self.before_step = Some(self.at);
+        }
+        if holder.waits {
+            self.read_until = now;
+        }
+        self.holder.clone_from(holder);
+        self.at = now;
+    }
+
+    fn is_silent(&self) -> bool {
+        let can_be_heard = self.holder.reply_time.is_some();
+        can_be_heard && self.read_until.duration_since(self.since) >= PATIENCE
     }
 }
 
@@ -80,8 +118,7 @@ pub(in crate::pipeline) struct Standby {
     takeover: bool,
     /// The backend that streamed to us last.
     own: Option<i32>,
-    /// The holder, and since when it has said no more.
-    seen: Option<(Holder, Instant)>,
+    seen: Option<Seen>,
 }
 
 impl Standby {
@@ -131,14 +168,13 @@ impl Standby {
             self.own = None;
             return Some(Why::Ours);
         }
-        let (seen, since) = match self.seen.take() {
-            Some((seen, since)) if holder.says_no_more_than(&seen) => (seen, since),
-            _ => (holder.clone(), now),
+        let mut seen = match self.seen.take() {
+            Some(seen) if holder.says_no_more_than(&seen.holder) => seen,
+            _ => Seen::new(holder.clone(), now),
         };
-        self.seen = Some((holder.clone(), since));
-        let reads = holder.waits || holder.sent_lsn != seen.sent_lsn;
-        let can_be_heard = reads && holder.reply_time.is_some();
-        let is_silent = can_be_heard && now.duration_since(since) >= PATIENCE;
+        seen.look(holder, now);
+        let is_silent = seen.is_silent();
+        self.seen = Some(seen);
         (self.takeover && is_silent).then(|| {
             self.seen = None;
             Why::Silent
@@ -250,8 +286,26 @@ mod tests {
         assert_eq!(verdicts(&mut Standby::new(true), &seen), [None; 21], "it was read then");
         seen[20] = holder(7, "x");
         assert_eq!(verdicts(&mut Standby::new(true), &seen)[20], Some(Why::Silent));
-        seen[20] = Holder { sent_lsn: Some("0/2".into()), ..busy };
-        assert_eq!(verdicts(&mut Standby::new(true), &seen)[20], Some(Why::Silent));
+    }
+
+    #[test]
+    fn a_step_of_the_server_says_that_it_has_read_what_came_before_the_step_before() {
+        let at = |lsn: u32| Holder {
+            waits: false,
+            sent_lsn: Some(format!("0/{lsn}").into()),
+            ..holder(7, "x")
+        };
+        // After a step, at work on one that takes long; then it is through with that.
+        let mut seen = vec![at(1), at(2)];
+        seen.extend(vec![at(2); 20]);
+        seen.push(at(3));
+        assert_eq!(verdicts(&mut Standby::new(true), &seen), vec![None; seen.len()]);
+        seen.push(at(4));
+        assert_eq!(verdicts(&mut Standby::new(true), &seen).last(), Some(&Some(Why::Silent)));
+
+        let steps: Vec<Holder> = (0..8).map(at).collect();
+        let verdicts = verdicts(&mut Standby::new(true), &steps);
+        assert_eq!(verdicts.iter().position(Option::is_some), Some(7));
     }
 
     #[test]
