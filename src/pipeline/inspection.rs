@@ -116,7 +116,7 @@ impl Inspection {
         rules: &Rules,
     ) -> Result<Inspection, tokio_postgres::Error> {
         // It would make every future that holds it large.
-        connection.read(Box::pin(Inspection::read(connection, options, rules))).await
+        connection.read_at_once(Box::pin(Inspection::read(connection, options, rules))).await
     }
 
     async fn read(

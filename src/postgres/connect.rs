@@ -63,6 +63,15 @@ impl Connection {
             Tenure::Transaction => transaction(&self.client, Mode::ReadOnly, "", queries).await,
         }
     }
+
+    /// As [`Connection::read`], and all of `queries` see the same: between two of them
+    /// a table may be renamed, and would be missing where it was looked for later.
+    pub async fn read_at_once<T, E: From<tokio_postgres::Error>>(
+        &self,
+        queries: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        transaction(&self.client, Mode::Snapshot, "", queries).await
+    }
 }
 
 impl End {

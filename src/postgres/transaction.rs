@@ -12,6 +12,8 @@ use super::settings;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     ReadOnly,
+    /// `ReadOnly`, and what is committed after the first query none sees.
+    Snapshot,
     ReadWrite,
 }
 
@@ -19,8 +21,8 @@ pub enum Mode {
 /// settings, and after them `more`: `SET LOCAL …`, or nothing. Nobody else may use
 /// `client` meanwhile.
 ///
-/// `ReadOnly` takes no more round trips than `work` does, and `ReadWrite` one for
-/// the commit. Where `work` fails, or this is dropped, it is rolled back.
+/// Reading takes no more round trips than `work` does, and `ReadWrite` one for the
+/// commit. Where `work` fails, or this is dropped, it is rolled back.
 ///
 /// # Errors
 /// Those of `work`, of beginning and of committing.
@@ -32,11 +34,12 @@ pub async fn transaction<T, E: From<Error>>(
 ) -> Result<T, E> {
     static SETTINGS: LazyLock<String> = LazyLock::new(settings::for_transaction);
     let mode_sql = match mode {
-        Mode::ReadOnly => "READ ONLY",
-        Mode::ReadWrite => "READ WRITE",
+        Mode::ReadOnly => "READ COMMITTED READ ONLY",
+        Mode::Snapshot => "REPEATABLE READ READ ONLY",
+        Mode::ReadWrite => "READ COMMITTED READ WRITE",
     };
     // Role and database may have other defaults.
-    let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED {mode_sql}{}; {more}", *SETTINGS);
+    let begin = format!("BEGIN ISOLATION LEVEL {mode_sql}{}; {more}", *SETTINGS);
 
     let mut transaction = Transaction { client, is_open: true };
     // Each sends when it is first polled. A setting that is refused fails the
