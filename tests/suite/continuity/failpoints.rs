@@ -1,15 +1,13 @@
 //! rowcast is killed at one exact spot, and the next start makes up for it.
 
-use std::sync::Arc;
-
 use serde_json::json;
 
-use super::{Scene, shed::ONE_MEBIBYTE, slot::cluster_of_little_log};
-use crate::harness::{
-    cluster::{Cluster, Version},
-    database::Database,
-    wait::SOON,
+use super::{
+    Scene,
+    shed::{ONE_MEBIBYTE, alone},
+    slot::cluster_of_little_log,
 };
+use crate::harness::{cluster::Version, database::Database, wait::SOON};
 
 impl Scene {
     /// Runs until that spot.
@@ -63,9 +61,7 @@ async fn a_kill_between_the_end_of_a_lost_slot_and_the_new_one_still_tells_every
 
 #[tokio::test]
 async fn a_kill_while_log_is_let_go_loses_nothing() {
-    let cluster: Arc<Cluster> = Cluster::start(Version::DEFAULT, &[]).await.into();
-    let database = Database::fresh(&cluster).await;
-    let mut scene = Scene::with(database, "", ONE_MEBIBYTE).await.settled().await;
+    let mut scene = Scene::with(alone().await, "", ONE_MEBIBYTE).await.settled().await;
     scene.insert(1).await;
     scene.write_mebibytes(2).await;
     scene.endpoint.refuse_connections().await;
