@@ -91,6 +91,12 @@ impl Room {
         }
     }
 
+    /// Whether many numbers, of those up to `last_id`, may be of no rows, and nothing is
+    /// awaited that would tell.
+    pub(super) fn wants_fence(&self, last_id: i64) -> bool {
+        self.mark.is_none() && last_id - self.accounted >= self.worth_a_write()
+    }
+
     /// The highest number that a row may have now.
     pub(super) fn limit(&self) -> i64 {
         (self.accounted + self.max_rows - self.undeleted).max(0)
@@ -98,6 +104,10 @@ impl Room {
 
     /// Whether the limit is far enough from what was set to be worth a write.
     pub(super) fn is_news(&self, set: i64) -> bool {
-        (self.limit() - set).abs() >= (self.max_rows / 16).max(1)
+        (self.limit() - set).abs() >= self.worth_a_write()
+    }
+
+    fn worth_a_write(&self) -> i64 {
+        (self.max_rows / 16).max(1)
     }
 }

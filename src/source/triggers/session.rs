@@ -308,7 +308,8 @@ impl Session {
             self.know_shapes(&rows).await?;
             ready.push_back(self.taker.whole(rows, &mut self.ledger));
         }
-        self.tell_missing(&standing, now, ready).await?;
+        self.tell_missing(&standing, now, ready);
+        self.take_fence().await?;
         self.since = standing.snapshot;
         Ok(())
     }
@@ -361,12 +362,7 @@ impl Session {
     }
 
     /// What triggers could not write down.
-    async fn tell_missing(
-        &mut self,
-        standing: &Standing,
-        now: Instant,
-        ready: &mut VecDeque<Batch>,
-    ) -> Result<(), Error> {
+    fn tell_missing(&mut self, standing: &Standing, now: Instant, ready: &mut VecDeque<Batch>) {
         for (missing, value) in self.missing.iter_mut().zip([standing.failures, standing.refusals])
         {
             missing.polled(value);
@@ -378,7 +374,13 @@ impl Session {
                 missing.told_at(reached);
             }
         }
-        if self.missing.iter().any(Missing::wants_fence) {
+    }
+
+    /// Has it told by a later poll who has ended by then.
+    async fn take_fence(&mut self) -> Result<(), Error> {
+        let is_wanted = self.missing.iter().any(Missing::wants_fence)
+            || self.drains && self.room.wants_fence(self.last_id);
+        if is_wanted {
             let fence = self.outbox.fence().await?;
             self.fenced(fence);
             self.sleep.poll_at(Instant::now());
