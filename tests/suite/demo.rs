@@ -86,13 +86,14 @@ async fn a_demo_that_is_killed_or_interrupted_while_it_starts_leaves_nothing_beh
     for signal in [Signal::KILL, Signal::TERM] {
         let rowcast = Rowcast::without_config();
         let demo = rowcast.start(&["demo"]);
-        eventually(SOON, "the cluster is being made", async || {
+        eventually(DEADLINE, "the cluster is being made", async || {
             let left = left_in(rowcast.folder());
             left.iter().any(|path| path.starts_with("/proc")).then_some(())
         })
         .await;
         demo.signal(signal);
-        eventually(SOON, "all of the demo is gone", async || {
+        // What makes the cluster is not stopped halfway.
+        eventually(DEADLINE, "all of the demo is gone", async || {
             left_in(rowcast.folder()).is_empty().then_some(())
         })
         .await;
