@@ -211,7 +211,7 @@ pub fn slot_change(change: SlotChange, slot: &SlotName, failover: bool) -> State
 
 fn make_slot(slot: &SlotName, failover: bool) -> Statement {
     let failover = if failover { ", failover => true" } else { "" };
-    Statement::new(
+    Statement::waiting(
         format!(
             "slot {slot}: from here on Postgres keeps changes for rowcast; this waits for open \
              transactions"

@@ -39,6 +39,9 @@ pub enum Lock {
     /// `CONCURRENTLY`: it waits for old transactions, and nobody waits for it.
     /// A failed attempt leaves an invalid index behind, which `cleanup` removes.
     Yields { cleanup: Option<String> },
+    /// It waits for the transactions that are open, however long they are, and
+    /// nobody waits for it.
+    Waits,
 }
 
 impl Lock {
@@ -46,6 +49,7 @@ impl Lock {
         match self {
             Lock::Queues => "2s",
             Lock::Yields { .. } => "60s",
+            Lock::Waits => "0",
         }
     }
 }
@@ -108,6 +112,10 @@ impl Statement {
         Statement { lock: Lock::Yields { cleanup }, ..Statement::new(what, sql) }
     }
 
+    pub fn waiting(what: impl Into<String>, sql: impl Into<String>) -> Statement {
+        Statement { lock: Lock::Waits, ..Statement::new(what, sql) }
+    }
+
     /// The same by the role of `[database] url`.
     pub fn by_role(self, role: &str) -> Statement {
         Statement { by: By::Role(role.into()), ..self }
@@ -125,13 +133,12 @@ impl Statement {
 
     /// Lines for psql: the words as a comment, then the SQL.
     pub fn script(&self) -> String {
-        let longer = match self.lock {
-            Lock::Queues => String::new(),
-            Lock::Yields { .. } => format!("SET lock_timeout = '{}';\n", self.lock.timeout()),
-        };
-        let back = match self.lock {
-            Lock::Queues => String::new(),
-            Lock::Yields { .. } => format!("SET lock_timeout = '{}';\n", Lock::Queues.timeout()),
+        let (longer, back) = match self.lock {
+            Lock::Queues => Default::default(),
+            Lock::Yields { .. } | Lock::Waits => {
+                let set = |lock: &Lock| format!("SET lock_timeout = '{}';\n", lock.timeout());
+                (set(&self.lock), set(&Lock::Queues))
+            }
         };
         let (role, reset) = match &self.by {
             By::Owner => (String::new(), ""),
@@ -161,7 +168,7 @@ impl Statement {
         let sql = match self.lock {
             // Nothing stays set in a session that is a pooler's.
             Lock::Queues => format!("SET LOCAL {set_timeout};\n{}", self.sql),
-            Lock::Yields { .. } => {
+            Lock::Yields { .. } | Lock::Waits => {
                 let set_timeout = format!("SET {set_timeout}");
                 client.batch_execute(&set_timeout).await.map_err(failed)?;
                 self.sql.clone()

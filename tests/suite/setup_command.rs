@@ -1,5 +1,7 @@
 //! `rowcast setup` and `rowcast teardown` as an operator runs them.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use crate::harness::{
@@ -93,6 +95,31 @@ async fn what_print_prints_runs_in_psql_to_the_same_end() {
     assert_eq!(rowcast.start(&["setup", "--identity"]).exit_code(SOON).await, 0);
     let without_slot = |state: String| state.lines().skip(1).collect::<Vec<_>>().join("\n");
     assert_eq!(without_slot(state(&printed).await), without_slot(state(&applied).await));
+}
+
+#[tokio::test]
+async fn a_slot_that_was_printed_waits_for_open_transactions_longer_than_others_for_a_lock() {
+    let cluster = Arc::new(Cluster::start(Version::DEFAULT, &[]).await);
+    let database = Database::fresh(&cluster).await;
+    database.psql(POSTS).await;
+    let rowcast = Rowcast::new(&config(&database.url(), &database, RULE));
+    let (code, script, stderr) = ended(&rowcast.start(&["setup", "--print"])).await;
+    assert_eq!(code, 0, "{stderr}");
+    let (writer, client) = (database.client().await, database.client().await);
+    writer.batch_execute("begin; select pg_current_xact_id()").await.unwrap();
+    let waits = async {
+        let sql = "select exists (select from pg_stat_activity
+                                  where query ~ 'pg_create_logical_replication_slot'
+                                    and wait_event = 'transactionid'
+                                    and now() - query_start > '3 s')";
+        eventually(SOON, "the slot waits", async || {
+            client.query_one(sql, &[]).await.unwrap().get::<_, bool>(0).then_some(())
+        })
+        .await;
+        writer.batch_execute("commit").await.unwrap();
+    };
+    tokio::join!(database.psql(&script), waits);
+    assert!(state(&database).await.starts_with("slot"));
 }
 
 #[tokio::test]
