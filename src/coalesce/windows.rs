@@ -1,4 +1,5 @@
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::hash_map::{Entry, HashMap};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,13 +21,12 @@ pub(super) struct Windows {
     serial: u64,
 }
 
-/// Rules that share an entity share windows if these are equally long. What is
-/// never folded has a window of its own.
+/// Rules that share an entity share windows if these are equally long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
-    /// Of entity and subject; without a length, a serial number.
+    /// Of entity and subject.
     hash: u64,
-    length: Option<Duration>,
+    length: Duration,
 }
 
 /// When, and what came first.
@@ -48,9 +48,23 @@ struct Window {
 
 #[derive(Debug, Default)]
 struct Lane {
-    schedule: BTreeMap<Place, Key>,
+    schedule: BTreeMap<Place, Due>,
     /// Of the window that is being sent. What comes now waits for its end.
     sending: VecDeque<Notification>,
+}
+
+#[derive(Debug)]
+enum Due {
+    Window(Key),
+    Alone(Box<Alone>),
+}
+
+/// What is never folded, and needs no window.
+#[derive(Debug)]
+struct Alone {
+    notification: Notification,
+    /// Whether its terms count its subject as unsent.
+    is_counted: bool,
 }
 
 /// Windows that are remembered only so that they are not sent too soon.
@@ -98,40 +112,53 @@ impl Windows {
     ) {
         self.forget_ended(now);
         self.serial += 1;
+        self.unsent += 1;
         let rule = rules.of(&notification.terms);
         rule.oldest = Some(rule.oldest.map_or(notification.at, |it| it.min(notification.at)));
         let due = rule.due(now);
-        let length = notification.terms.window.filter(|_| fold::folds(&notification));
-        let key = Key { hash, length };
-        if length.is_some()
-            && let Some(window) = self.windows.get_mut(&key)
-            && window.is_about(&notification)
-        {
-            if window.unsent.is_empty() {
-                self.closed.remove(&window.place);
-                window.place = (window.place.0.max(due), self.serial);
-                self.lanes[window.lane].schedule.insert(window.place, key);
-            }
-            self.unsent -= window.add(notification, rules, frontier);
-            self.unsent += 1;
-            return;
-        }
-        // Another subject with the same hash is as if it were never folded.
-        let is_own = length.is_none() || self.windows.contains_key(&key);
-        let key = if is_own { Key { hash: self.serial, length: None } } else { key };
         let lanes = u64::try_from(self.lanes.len()).expect("there are few lanes");
-        let mut window = Window {
-            entity: notification.terms.entity.clone(),
-            subject: if is_own { "".into() } else { subject(&notification).into() },
-            lane: usize::try_from(hash % lanes).expect("it is below the number of lanes"),
-            place: (due, self.serial),
-            unsent: VecDeque::with_capacity(1),
-            counted: Vec::new(),
+        let lane = usize::try_from(hash % lanes).expect("it is below the number of lanes");
+        let place = (due, self.serial);
+        let length = notification.terms.window.filter(|_| fold::folds(&notification));
+        let Some(length) = length else {
+            return self.add_alone(notification, lane, place, rules, frontier);
         };
-        self.lanes[window.lane].schedule.insert(window.place, key);
+        let key = Key { hash, length };
+        let window = match self.windows.entry(key) {
+            // Another subject with the same hash is as if it were never folded.
+            Entry::Occupied(window) if !window.get().is_about(&notification) => {
+                return self.add_alone(notification, lane, place, rules, frontier);
+            }
+            Entry::Occupied(window) => {
+                let window = window.into_mut();
+                if window.unsent.is_empty() {
+                    self.closed.remove(&window.place);
+                    window.place = (window.place.0.max(due), self.serial);
+                    self.lanes[lane].schedule.insert(window.place, Due::Window(key));
+                }
+                window
+            }
+            Entry::Vacant(none) => {
+                self.lanes[lane].schedule.insert(place, Due::Window(key));
+                none.insert(Window::new(&notification, lane, place))
+            }
+        };
         self.unsent -= window.add(notification, rules, frontier);
-        self.unsent += 1;
-        self.windows.insert(key, window);
+    }
+
+    fn add_alone(
+        &mut self,
+        notification: Notification,
+        lane: usize,
+        place: Place,
+        rules: &mut Rules,
+        frontier: &mut Frontier,
+    ) {
+        frontier.enter(notification.position);
+        let is_counted = is_one_more(&notification);
+        rules.of(&notification.terms).unsent += usize::from(is_counted);
+        let alone = Box::new(Alone { notification, is_counted });
+        self.lanes[lane].schedule.insert(place, Due::Alone(alone));
     }
 
     /// The next notification that is due on the lane.
@@ -148,8 +175,13 @@ impl Windows {
             if place.0 > now && !is_stopping {
                 return None;
             }
-            let (place, key) = self.lanes[lane].schedule.pop_first()?;
-            self.send(lane, place, key, now, rules);
+            match self.lanes[lane].schedule.pop_first()? {
+                (place, Due::Window(key)) => self.send(lane, place, key, now, rules),
+                (_, Due::Alone(alone)) => {
+                    self.unsent -= 1;
+                    return Some(alone.send(rules));
+                }
+            }
         }
         let sent = self.lanes[lane].sending.pop_front()?;
         self.unsent -= 1;
@@ -187,6 +219,13 @@ impl Windows {
         };
         for lane in &mut self.lanes {
             take_all(&mut lane.sending, terms, &mut remove);
+            lane.schedule.retain(|_, due| match due {
+                Due::Window(_) => true,
+                Due::Alone(alone) => {
+                    let alone = &mut alone.notification;
+                    !is_told_by(terms, alone) || !remove(alone)
+                }
+            });
         }
         let (lanes, closed) = (&mut self.lanes, &mut self.closed);
         self.windows.retain(|key, window| {
@@ -211,7 +250,9 @@ impl Windows {
     /// a resync.
     pub(super) fn oldest(&self, terms: &Arc<Terms>) -> Option<Timestamp> {
         let sending = self.lanes.iter().flat_map(|lane| &lane.sending);
-        let unsent = self.windows.values().flat_map(|window| &window.unsent).chain(sending);
+        let alone = self.lanes.iter().flat_map(Lane::alone);
+        let in_windows = self.windows.values().flat_map(|window| &window.unsent);
+        let unsent = in_windows.chain(alone).chain(sending);
         unsent.filter(|unsent| is_told_by(terms, unsent)).map(|unsent| unsent.at).min()
     }
 
@@ -221,11 +262,7 @@ impl Windows {
         let unsent = std::mem::take(&mut window.unsent);
         window.counted.drain(..).for_each(|address| rules.uncount(address));
         self.lanes[lane].sending = unsent;
-        let Some(length) = key.length else {
-            self.windows.remove(&key);
-            return;
-        };
-        window.place = (now + length, place.1);
+        window.place = (now + key.length, place.1);
         self.closed.insert(window.place, key);
         if self.closed.len() > MAX_CLOSED {
             self.forget_first();
@@ -245,7 +282,36 @@ impl Windows {
     }
 }
 
+impl Lane {
+    fn alone(&self) -> impl Iterator<Item = &Notification> {
+        self.schedule.values().filter_map(|due| match due {
+            Due::Window(_) => None,
+            Due::Alone(alone) => Some(&alone.notification),
+        })
+    }
+}
+
+impl Alone {
+    fn send(self, rules: &mut Rules) -> Notification {
+        if self.is_counted {
+            rules.uncount(rules::address(&self.notification.terms));
+        }
+        self.notification
+    }
+}
+
 impl Window {
+    fn new(first: &Notification, lane: usize, place: Place) -> Window {
+        Window {
+            entity: first.terms.entity.clone(),
+            subject: subject(first).into(),
+            lane,
+            place,
+            unsent: VecDeque::with_capacity(1),
+            counted: Vec::with_capacity(1),
+        }
+    }
+
     fn is_about(&self, notification: &Notification) -> bool {
         self.entity == notification.terms.entity && *self.subject == *subject(notification)
     }
@@ -259,8 +325,7 @@ impl Window {
     ) -> usize {
         self.count(&notification, rules);
         let (mut folded, mut is_entered) = (0, false);
-        let tried = if fold::folds(&notification) { LOOKBACK } else { 0 };
-        for index in (0..self.unsent.len()).rev().take(tried) {
+        for index in (0..self.unsent.len()).rev().take(LOOKBACK) {
             let Some(action) = fold::across(&self.unsent[index], &notification) else { continue };
             let is_whole = fold::is_whole(&self.unsent[index], &notification);
             let taken = match is_whole {
@@ -309,15 +374,18 @@ impl Window {
     }
 
     fn count(&mut self, notification: &Notification, rules: &mut Rules) {
-        // What does not fold has a window for each event of a change.
-        let is_one_more = fold::folds(notification)
-            || notification.refusal.is_none() && notification.event_index == 0;
         let address = rules::address(&notification.terms);
-        if is_one_more && !self.counted.contains(&address) {
+        if !self.counted.contains(&address) {
             self.counted.push(address);
             rules.of(&notification.terms).unsent += 1;
         }
     }
+}
+
+/// Whether what is alone is one more subject that is unsent: a change that does not
+/// fold is there for each of its rule's events.
+fn is_one_more(notification: &Notification) -> bool {
+    fold::folds(notification) || notification.refusal.is_none() && notification.event_index == 0
 }
 
 /// Whether a resync of the terms may tell of some of it.
