@@ -140,7 +140,14 @@ impl Batch<'_> {
 
     fn new(packer: &Packer, max_pairs: usize) -> Batch<'_> {
         let max_pairs = max_pairs.min(packer.capacity.batch_events);
-        Batch { packer, body: Self::START.to_vec(), pairs: 0, max_pairs }
+        Batch { packer, body: Vec::new(), pairs: 0, max_pairs }
+    }
+
+    fn begin(&mut self) {
+        const ENTRY: usize = 250;
+        let most = self.packer.capacity.body_bytes.min(10_000);
+        self.body.reserve(self.max_pairs.saturating_mul(ENTRY).min(most));
+        self.body.extend_from_slice(Self::START);
     }
 
     /// `None` if fewer than two notifications fit: then `events` mostly says the
@@ -156,7 +163,7 @@ impl Batch<'_> {
         if channels.len() + second.channels.len() > self.max_pairs {
             return None;
         }
-        self.body.reserve(self.packer.capacity.body_bytes.min(10_000));
+        self.begin();
         if !self.add(first, channels) || !self.add(second, &second.channels) {
             return None;
         }
@@ -172,6 +179,7 @@ impl Batch<'_> {
         if !channels.iter().take(self.max_pairs).any(|channel| channel.class().is_encrypted()) {
             return None;
         }
+        self.begin();
         for channel in channels {
             if !self.add(one, std::slice::from_ref(channel)) {
                 break;
@@ -221,8 +229,22 @@ fn write_socket_id(body: &mut Vec<u8>, socket_id: Option<&str>) {
     }
 }
 
+/// As serde_json does, which writes piece by piece between escapes: what is sent is
+/// JSON, and has a quote every few bytes.
 fn write_string(body: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(body, text).expect("a string is JSON, and memory takes every write");
+    if text.bytes().any(|byte| byte < b' ') {
+        serde_json::to_writer(body, text).expect("a string is JSON, and memory takes every write");
+        return;
+    }
+    body.reserve(text.len() * 5 / 4 + 2);
+    body.push(b'"');
+    for byte in text.bytes() {
+        if matches!(byte, b'"' | b'\\') {
+            body.push(b'\\');
+        }
+        body.push(byte);
+    }
+    body.push(b'"');
 }
 
 #[cfg(test)]
@@ -315,6 +337,17 @@ mod tests {
             r#"{"name":"PostUpdated","data":"{\"id\":7}","channels":["private-posts.7","posts"]}"#
         );
         assert_eq!(packed.pairs, 2);
+    }
+
+    #[test]
+    fn a_text_is_written_as_serde_json_writes_it() {
+        let every_ascii: String = (0..128_u8).map(char::from).collect();
+        for text in ["", "plain", r#"{"a":"b\\\"é"}"#, &every_ascii, &every_ascii[32..]] {
+            let mut body = Vec::new();
+            write_string(&mut body, text);
+            let expected = serde_json::to_string(text).expect("a string is JSON");
+            assert_eq!(body, expected.as_bytes(), "{text:?}");
+        }
     }
 
     #[test]
