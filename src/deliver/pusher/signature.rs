@@ -1,8 +1,6 @@
 //! The signature of a request. Pure; the caller tells the time.
 //! <https://pusher.com/docs/channels/library_auth_reference/rest-api/#authentication>
 
-use std::fmt::Write;
-
 use hmac::{Hmac, KeyInit, Mac};
 use md5::{Digest, Md5};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -45,30 +43,38 @@ pub struct Signed<'a> {
 /// The query string that makes the request valid, without the `?`.
 pub fn signed_query(key: &str, secret: &Secret, signed: Signed<'_>) -> String {
     let timestamp = signed.unix_seconds.to_string();
-    let body_md5 = hex::encode(Md5::digest(signed.body));
+    let mut body_md5 = [0; 2 * 16];
+    let body_md5 = hex_of(&Md5::digest(signed.body), &mut body_md5);
     let mut parameters =
         vec![("auth_key", key), ("auth_timestamp", timestamp.as_str()), ("auth_version", "1.0")];
     if !signed.body.is_empty() {
-        parameters.push(("body_md5", &body_md5));
+        parameters.push(("body_md5", body_md5));
     }
     parameters.extend_from_slice(signed.parameters);
     parameters.sort_unstable();
 
-    let mut text = format!("{}\n{}\n", signed.method.name(), signed.path);
+    let mut text = String::with_capacity(256);
+    text.extend([signed.method.name(), "\n", signed.path, "\n"]);
     let mut query = String::with_capacity(256);
     for (index, (name, value)) in parameters.iter().enumerate() {
         let separator = if index == 0 { "" } else { "&" };
-        write!(text, "{separator}{name}={value}").expect("a string takes any text");
-        let encoded = utf8_percent_encode(value, &QUERY_VALUE);
-        write!(query, "{separator}{name}={encoded}").expect("a string takes any text");
+        text.extend([separator, name, "=", value]);
+        query.extend([separator, name, "="]);
+        query.extend(utf8_percent_encode(value, &QUERY_VALUE));
     }
 
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose().as_bytes())
         .expect("HMAC takes a key of any length");
     mac.update(text.as_bytes());
     query.push_str("&auth_signature=");
-    query.push_str(&hex::encode(mac.finalize().into_bytes()));
+    query.push_str(hex_of(&mac.finalize().into_bytes(), &mut [0; 2 * 32]));
     query
+}
+
+/// `out` is twice as long as `bytes`.
+fn hex_of<'o>(bytes: &[u8], out: &'o mut [u8]) -> &'o str {
+    hex::encode_to_slice(bytes, out).expect("it is as long as it must be");
+    str::from_utf8(out).expect("hexadecimal digits are ASCII")
 }
 
 #[cfg(test)]
