@@ -400,9 +400,14 @@ impl Publisher {
             self.frontier.hold(position);
         }
         let now = Timestamp::now().unix_micros();
-        for Accepted { terms, at, debt } in settled.accepted {
-            let latency_micros = at.map(|at| now.saturating_sub(at.unix_micros()));
-            self.observer.metrics().accepted(&terms.rule, latency_micros);
+        for of_one_rule in settled.accepted.chunk_by(|one, next| one.terms.rule == next.terms.rule)
+        {
+            let times = of_one_rule.iter().filter_map(|accepted| accepted.at);
+            let latencies_micros = times.map(|at| now.saturating_sub(at.unix_micros()));
+            let rule = &of_one_rule[0].terms.rule;
+            self.observer.metrics().accepted(rule, of_one_rule.len(), latencies_micros);
+        }
+        for Accepted { debt, .. } in settled.accepted {
             self.pay(debt);
         }
         self.recorder.push(settled.rejected);

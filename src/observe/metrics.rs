@@ -301,11 +301,17 @@ impl Metrics {
         }
     }
 
-    /// A notification was accepted on all its channels. `latency_micros` is since its
-    /// last commit, by two clocks; none for a resync.
-    pub fn accepted(&self, rule: &Arc<str>, latency_micros: Option<i64>) {
-        self.accepted.get_or_create(&[("rule", rule.clone())]).inc();
-        if let Some(micros) = latency_micros {
+    /// So many notifications were accepted, each on all its channels.
+    /// `latencies_micros` are since their last commits, by two clocks; resyncs have
+    /// none.
+    pub fn accepted(
+        &self,
+        rule: &Arc<str>,
+        count: usize,
+        latencies_micros: impl Iterator<Item = i64>,
+    ) {
+        self.accepted.get_or_create(&[("rule", rule.clone())]).inc_by(count as u64);
+        for micros in latencies_micros {
             self.latency.observe(micros.max(0) as f64 / 1e6);
         }
     }
@@ -489,7 +495,7 @@ mod tests {
     fn each_series_is_described_by_its_own_name() {
         let metrics = Metrics::new();
         metrics.declare([&"posts".into()], ["bulk"]);
-        metrics.accepted(&"posts".into(), Some(4_000));
+        metrics.accepted(&"posts".into(), 1, [4_000].into_iter());
         metrics.request_ended(Request::Publish, Outcome::Accepted);
         let text = metrics.text(&streaming(), Instant::now());
         for line in [
