@@ -27,7 +27,7 @@ const IDLE: Duration = Duration::from_secs(10);
 
 #[tokio::main]
 async fn main() {
-    let endpoint = Endpoint::start(Server::Sockudo).await;
+    let endpoint = Endpoint::start(Server::Sockudo);
     for capture in [Capture::Wal, Capture::Triggers] {
         let database = Database::on(Version::DEFAULT).await;
         let rowcast = scene(&database, capture, &endpoint).await;

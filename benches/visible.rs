@@ -137,7 +137,7 @@ async fn main() {
              insert into counters select i, 0 from generate_series(0, {rows} - 1) i;"
         ))
         .await;
-    let endpoint = Endpoint::start(Server::Sockudo).await;
+    let endpoint = Endpoint::start(Server::Sockudo);
     let rowcast = Rowcast::new(&format!(
         "{}[pusher]\n{}[run]\nstate_dir = 'state'\n[[rule]]\ntable = 'counters'\nchannels = ['counters']\n\
              coalesce = false\nresync = false\n\

@@ -46,7 +46,7 @@ impl Scene {
 
     async fn before_setup(database: Database, rules: &str) -> Scene {
         database.psql("create table posts (id int primary key, slug text)").await;
-        let endpoint = Endpoint::start(Server::Reverb).await;
+        let endpoint = Endpoint::start(Server::Reverb);
         let rowcast = Rowcast::without_config();
         let scene = Scene { database, endpoint, rowcast, rules: rules.to_owned() };
         scene.configure(|_| ());

@@ -100,7 +100,7 @@ async fn pages_read_what_was_encrypted(capture: Capture) {
 #[tokio::test]
 async fn an_endpoint_sees_no_payload_of_an_encrypted_channel_and_tail_does() {
     let database = Database::on(Version::V15).await;
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     endpoint.occupy(["private-encrypted-posts.1"]);
     let pusher =
         format!("[pusher]\n{}encryption_key = '{}'\n", endpoint.toml(), Sockudo::ENCRYPTION_KEY);
@@ -128,7 +128,7 @@ async fn an_endpoint_sees_no_payload_of_an_encrypted_channel_and_tail_does() {
 
 #[tokio::test]
 async fn an_encrypted_channel_without_a_key_is_refused_before_anything_is_sent() {
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let channels = "channels = ['posts', 'private-encrypted-posts']";
     let rowcast = Rowcast::new(&format!(
         "[database]\nurl = 'postgres://nobody@127.0.0.1:1/none'\n[pusher]\n{}[run]\nstate_dir = 'state'\n\

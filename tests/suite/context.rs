@@ -45,7 +45,7 @@ impl Scene {
     async fn over(capture: Capture, version: Version, rules: &str) -> Scene {
         let database = Database::on(version).await;
         database.psql(POSTS).await;
-        let endpoint = Endpoint::start(Server::Reverb).await;
+        let endpoint = Endpoint::start(Server::Reverb);
         let toml = database.toml_over(capture).await;
         let rowcast = Rowcast::new(&config(&toml, &endpoint.toml(), rules));
         database.set_up(&rowcast, capture).await;

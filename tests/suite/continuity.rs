@@ -39,7 +39,7 @@ impl Scene {
     /// With options of `[run]` and `[limits]`.
     async fn with(database: Database, run: &str, limits: &str) -> Scene {
         database.psql("create table posts (id int primary key, title text)").await;
-        let endpoint = Endpoint::start(Server::Reverb).await;
+        let endpoint = Endpoint::start(Server::Reverb);
         endpoint.occupy([OCCUPIED]);
         let rowcast = Rowcast::new(&format!(
             "{}[pusher]\n{}[limits]\nresync_spread = '0s'\n{limits}\n\

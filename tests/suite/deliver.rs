@@ -160,7 +160,7 @@ impl Setup {
 
 #[tokio::test]
 async fn a_quiet_notification_is_one_request_and_confirmed_after_its_answer() {
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let setup = Setup::new(&endpoint);
     let mut session = setup.session();
     session.send(vec![post(42, 7)]).await;
@@ -180,7 +180,7 @@ async fn a_quiet_notification_is_one_request_and_confirmed_after_its_answer() {
 
 #[tokio::test]
 async fn what_the_rules_refused_is_written_down_in_its_turn() {
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let setup = Setup::new(&endpoint).lanes(1);
     let mut session = setup.session();
     let mut refused = post(1, 2);
@@ -207,7 +207,7 @@ async fn what_the_rules_refused_is_written_down_in_its_turn() {
 
 #[tokio::test]
 async fn a_full_disk_stops_delivery_and_confirms_nothing() {
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let client = Client::new(&endpoint.config()).expect("a valid configuration");
     let rejected = RejectedFile::open("/dev/full", RejectedFile::MAX).expect("it opens");
     let session = Session::start(Deliver::new(

@@ -105,7 +105,7 @@ async fn an_address_where_nobody_is() {
 
 #[tokio::test]
 async fn what_answers_is_another_program_or_refuses_for_its_own_reasons() {
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let port = endpoint.address().port();
     let late = SystemTime::now() - Duration::from_secs(3600);
     let late = late.duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs();
@@ -141,13 +141,13 @@ async fn what_answers_is_another_program_or_refuses_for_its_own_reasons() {
 
 #[tokio::test]
 async fn a_server_that_takes_less_than_the_configured_one() {
-    let reverb = Endpoint::start(Server::Reverb).await;
+    let reverb = Endpoint::start(Server::Reverb);
     let pusher = reverb.toml().replace("'reverb'", "'soketi'");
     is_golden("other_server", &said(&pusher, &[]).await, reverb.address().port());
-    let old = Endpoint::start(Server::LaravelWebsockets).await;
+    let old = Endpoint::start(Server::LaravelWebsockets);
     let pusher = old.toml().replace("'laravel-websockets'", "'any'");
     is_golden("no_batches", &said(&pusher, &[]).await, old.address().port());
-    let prefixed = Endpoint::start_with(Server::Soketi, "/ws", false).await;
+    let prefixed = Endpoint::start_with(Server::Soketi, "/ws", false);
     let pusher = prefixed.toml();
     is_golden("prefix_not_signed", &said(&pusher, &[]).await, prefixed.address().port());
 }

@@ -42,7 +42,7 @@ impl Scene {
                  insert into counters select i, 0 from generate_series(1, {IDS}) i;"
             ))
             .await;
-        let endpoint = Endpoint::start(Server::Sockudo).await;
+        let endpoint = Endpoint::start(Server::Sockudo);
         let rowcast = Rowcast::new(&format!(
             "{toml}[pusher]\n{}[run]\nstate_dir = 'state'\ngrace = '5s'\n\
              [[rule]]\ntable = 'counters'\nchannels = ['counters.{{{{ id }}}}', 'counters']\n\

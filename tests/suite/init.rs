@@ -99,7 +99,7 @@ struct Application {
 impl Application {
     async fn new(cluster: &Arc<Cluster>, schema: &str) -> Self {
         let database = Database::fresh(cluster).await;
-        let endpoint = Endpoint::start(Server::Reverb).await;
+        let endpoint = Endpoint::start(Server::Reverb);
         let name = &database.name;
         database.psql(&format!("alter database {name} owner to shop")).await;
         psql::run(&database.url().replace("postgres@", "shop@"), schema).await;

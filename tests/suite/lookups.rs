@@ -81,7 +81,7 @@ impl Scene {
         let role = format!("panel_{}", database.name);
         database.psql(&format!("create role {role} login replication;")).await;
         database.psql(schema).await;
-        let endpoint = Endpoint::start(Server::Sockudo).await;
+        let endpoint = Endpoint::start(Server::Sockudo);
         endpoint.occupy(["private-servers.alpha", "private-servers.beta"]);
         let rowcast = Rowcast::new(&format!(
             "{}[pusher]\n{}[run]\nstate_dir = 'state'\ninspect_every = '1s'\n[limits]\nresync_spread = '0s'\n{rules}",

@@ -148,7 +148,7 @@ struct Scene {
 impl Scene {
     async fn new(cluster: &Arc<Cluster>, capture: Capture) -> Self {
         let database = Database::fresh(cluster).await;
-        Self { database, capture, endpoint: Endpoint::start(Server::Reverb).await }
+        Self { database, capture, endpoint: Endpoint::start(Server::Reverb) }
     }
 
     async fn with_counters(cluster: &Arc<Cluster>, capture: Capture, rows: usize) -> Self {

@@ -247,7 +247,7 @@ async fn one_that_waits_is_ready_and_says_for_whom() {
 async fn over_triggers_it_says_how_full_the_outbox_is_and_who_empties_it() {
     let database = Database::on(Version::DEFAULT).await;
     database.psql("create table posts (id int primary key)").await;
-    let endpoint = Endpoint::start(Server::Sockudo).await;
+    let endpoint = Endpoint::start(Server::Sockudo);
     let config = |run: &str| {
         format!(
             "[pusher]\n{}[run]\n{run}[[rule]]\ntable = 'posts'\nchannels = ['posts']\n",

@@ -119,7 +119,7 @@ async fn whoever_joins_while_a_row_is_written_and_rowcast_is_killed_shows_the_ro
 
 #[tokio::test]
 async fn what_several_nodes_may_not_know_yet_is_looked_for_again_by_the_next_process() {
-    let endpoint = Endpoint::start(Server::Pusher).await;
+    let endpoint = Endpoint::start(Server::Pusher);
     let scene = Scene::of(3, &endpoint.toml()).await;
     let writer = scene.database.client().await;
     let run = scene.run().await;

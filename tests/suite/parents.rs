@@ -55,7 +55,7 @@ impl Scene {
     async fn start(version: Version, capture: Capture, more: impl Fn(&str) -> String) -> Scene {
         let database = Database::on(version).await;
         database.psql(TABLES).await;
-        let endpoint = Endpoint::start(Server::Reverb).await;
+        let endpoint = Endpoint::start(Server::Reverb);
         let rules = RULES.map(|(table, id, lookup)| {
             let more = more(id);
             format!(

@@ -121,7 +121,7 @@ async fn a_hundred_thousand_rows_are_told_though_it_is_interrupted_and_few_of_th
              insert into posts select i, 'a' from generate_series(1, {ROWS}) i"
         ))
         .await;
-    let endpoint = Endpoint::start(Server::Reverb).await;
+    let endpoint = Endpoint::start(Server::Reverb);
     let pusher = format!("[pusher]\n{}", endpoint.toml());
     let rowcast = configured(&database, &pusher, "[[rule]]\ntable = 'posts'\nchannels = 'posts'\n");
 
@@ -164,7 +164,7 @@ async fn a_replay_whose_delivery_fails_says_what_goes_on_after_what_was_told() {
              insert into posts select i, 'a' from generate_series(1, 10) i",
         )
         .await;
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let is_fifth = |event: &Event| event.data("id") == 5;
     endpoint.choose(move |events| events.iter().any(is_fifth).then(|| Fault::status(400)));
     let pusher = format!("[pusher]\n{}", endpoint.toml());
@@ -217,7 +217,7 @@ async fn rows_are_told_as_they_stand_by_rules_that_only_have_pages_fetch() {
              from generate_series(0, 9) i",
         )
         .await;
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let pusher = format!("timezone = 'Europe/Berlin'\n[pusher]\n{}", endpoint.toml());
     let rowcast = configured(&database, &pusher, RULES);
 
@@ -322,7 +322,7 @@ fn refused_line(id: u32) -> String {
 
 #[tokio::test]
 async fn what_was_refused_is_sent_again_and_stays_only_if_it_is_refused_again() {
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let bad = |event: &Event| event.channel == "posts.2";
     endpoint.choose(move |events| events.iter().any(bad).then(|| Fault::status(400)));
     let rowcast = Rowcast::new(&format!(
@@ -363,7 +363,7 @@ async fn what_was_refused_is_sent_again_and_stays_only_if_it_is_refused_again() 
 
 #[tokio::test]
 async fn what_was_sent_before_a_failure_is_not_among_the_refused_any_more() {
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let is_third = |event: &Event| event.channel == "posts.3";
     endpoint.choose(move |events| events.iter().any(is_third).then(|| Fault::status(400)));
     let rowcast = Rowcast::new(&format!(

@@ -41,7 +41,7 @@ impl Scene {
                 "create role {role} login; create table posts (id int primary key, title text)"
             ))
             .await;
-        let endpoint = Endpoint::start(Server::Reverb).await;
+        let endpoint = Endpoint::start(Server::Reverb);
         let config = format!(
             "[database]\nurl = '{}'\ncapture = 'triggers'\nwake = '{wake}'\n[pusher]\n{}\
              [limits]\nresync_spread = '0s'\n{limits}\n\

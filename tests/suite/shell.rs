@@ -237,7 +237,7 @@ async fn a_wrong_configuration_exits_with_78() {
 async fn a_rule_that_the_tables_contradict_exits_with_78_and_other_failures_with_1() {
     let database = Database::on(Version::DEFAULT).await;
     database.psql("create table posts (id int primary key)").await;
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let (url, pusher) = (database.url(), endpoint.toml());
     let typo = "[[rule]]\ntable = 'posts'\nchannels = ['posts.{{ nonsense }}']\n";
     expect(78, &config(&url, &pusher, typo), &[&["run"], &["setup"], &["tail"]]).await;

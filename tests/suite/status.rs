@@ -79,7 +79,7 @@ async fn a_process_is_asked_how_it_stands_and_one_that_stands_by_is_well() {
     for capture in [Capture::Wal, Capture::Triggers] {
         let database = Database::on(Version::DEFAULT).await;
         let rowcast = set_up(&database, capture).await;
-        let endpoint = Endpoint::start(Server::Any).await;
+        let endpoint = Endpoint::start(Server::Any);
         let config = std::fs::read_to_string(rowcast.folder().join("rowcast.toml")).unwrap();
         let (before, after) = config.split_once("[pusher]").expect("it has one");
         let (_, after) = after.split_once("[run]").expect("it has one");

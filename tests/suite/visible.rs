@@ -41,7 +41,7 @@ impl Scene {
                  insert into counters select i, 0 from generate_series(1, 8) i;",
             )
             .await;
-        let endpoint = Endpoint::start(Server::Sockudo).await;
+        let endpoint = Endpoint::start(Server::Sockudo);
         let rowcast = Rowcast::new(&format!(
             "{}[pusher]\n{}[run]\nstate_dir = 'state'\ngrace = '2s'\n\
              [[rule]]\ntable = 'counters'\nchannels = ['counters']\n\

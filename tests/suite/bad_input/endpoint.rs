@@ -83,7 +83,7 @@ async fn what_may_pass_is_repeated_until_it_is_accepted() {
 #[tokio::test]
 async fn what_somebody_must_change_pauses_delivery_with_one_message() {
     let scene = Scene::on(Database::on(Version::DEFAULT).await).await;
-    let elsewhere = Endpoint::start(Server::Any).await;
+    let elsewhere = Endpoint::start(Server::Any);
     let run = scene.run().await;
     let moved = format!("{}/apps/1001/events", elsewhere.url());
     let address = "set `url` in [pusher] to the address that the redirect names";

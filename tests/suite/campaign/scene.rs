@@ -48,7 +48,7 @@ pub(super) async fn play(
     database.psql(&shop::sql()).await;
     let capture = schedule.capture;
     let proxy = Proxy::to((Ipv4Addr::LOCALHOST, cluster.port()).into());
-    let endpoint = Endpoint::start(Server::Sockudo).await;
+    let endpoint = Endpoint::start(Server::Sockudo);
     let audience = Arc::<Audience>::default();
     let ledger = Arc::<Ledger>::default();
     let (heard, entered) = (audience.clone(), ledger.clone());

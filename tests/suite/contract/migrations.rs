@@ -24,7 +24,7 @@ impl Scene {
     async fn new(capture: Capture, schema: &str) -> Scene {
         let database = Database::on(Version::DEFAULT).await;
         database.psql(schema).await;
-        let endpoint = Endpoint::start(Server::Reverb).await;
+        let endpoint = Endpoint::start(Server::Reverb);
         let head = format!(
             "{}[pusher]\n{}[limits]\nmax_in_flight = 1\n[run]\nstate_dir = 'state'\n",
             database.toml_over(capture).await,

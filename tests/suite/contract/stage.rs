@@ -50,7 +50,7 @@ impl Stage {
         for scene in scenes {
             database.psql(&scene.schema).await;
         }
-        let endpoint = Endpoint::start(Server::Reverb).await;
+        let endpoint = Endpoint::start(Server::Reverb);
         endpoint.occupy(["users.7", "events.us", "hosts.alpha"]);
         let rowcast = Rowcast::new(&configuration(&database, capture, &endpoint, scenes).await);
         database.set_up(&rowcast, capture).await;

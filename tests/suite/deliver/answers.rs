@@ -30,7 +30,7 @@ async fn what_may_pass_is_sent_again_until_it_is_accepted() {
         Fault::AcceptThenReset,
         Fault::AcceptBut { code: 502, body: "<html>bad gateway</html>".to_owned() },
     ] {
-        let endpoint = Endpoint::start(Server::Any).await;
+        let endpoint = Endpoint::start(Server::Any);
         let mut setup = Setup::new(&endpoint);
         if matches!(fault, Fault::Hang) {
             setup = setup.timeout_ms(2000);
@@ -48,7 +48,7 @@ async fn what_may_pass_is_sent_again_until_it_is_accepted() {
 
 #[tokio::test]
 async fn what_somebody_must_change_stops_everything_and_loses_nothing() {
-    let elsewhere = Endpoint::start(Server::Any).await;
+    let elsewhere = Endpoint::start(Server::Any);
     for fault in [
         Fault::redirect(301, &format!("{}/apps/1001/events", elsewhere.url())),
         Fault::redirect(302, &format!("{}/apps/1001/events", elsewhere.url())),
@@ -65,7 +65,7 @@ async fn what_somebody_must_change_stops_everything_and_loses_nothing() {
         Fault::body(200, r#"{"error":"The app does not exist","code":404}"#),
         Fault::body(200, r#"{"error":"The signature is invalid","code":401}"#),
     ] {
-        let endpoint = Endpoint::start(Server::Any).await;
+        let endpoint = Endpoint::start(Server::Any);
         let setup = Setup::new(&endpoint);
         let mut session = setup.session();
         let met = fault.clone();
@@ -92,7 +92,7 @@ async fn a_refused_batch_is_bisected_until_the_culprit_is_alone() {
         (Server::Any, Fault::status(422)),
         (Server::Soketi, Fault::body(200, r#"{"error":"bad id","code":400}"#)),
     ] {
-        let endpoint = Endpoint::start(server).await;
+        let endpoint = Endpoint::start(server);
         let setup = Setup::new(&endpoint).lanes(1);
         let mut session = setup.session();
         let met = fault.clone();
@@ -117,7 +117,7 @@ async fn a_refused_batch_is_bisected_until_the_culprit_is_alone() {
 
 #[tokio::test]
 async fn a_channel_that_is_refused_does_not_take_the_others_with_it() {
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let setup = Setup::new(&endpoint);
     let mut session = setup.session();
     let is_bad = |event: &Event| event.channel == "private-bad" && !event.is_resync();
@@ -135,7 +135,7 @@ async fn a_channel_that_is_refused_does_not_take_the_others_with_it() {
 
 #[tokio::test]
 async fn a_body_that_reverb_answers_500_to_is_given_up_after_five_tries() {
-    let endpoint = Endpoint::start(Server::Reverb).await;
+    let endpoint = Endpoint::start(Server::Reverb);
     let setup = Setup::new(&endpoint);
     let mut session = setup.session();
     let tries = Arc::new(AtomicUsize::new(0));
@@ -154,7 +154,7 @@ async fn a_body_that_reverb_answers_500_to_is_given_up_after_five_tries() {
 
 #[tokio::test]
 async fn a_500_is_never_the_requests_fault_while_the_endpoint_is_unwell() {
-    let endpoint = Endpoint::start(Server::Reverb).await;
+    let endpoint = Endpoint::start(Server::Reverb);
     let setup = Setup::new(&endpoint);
     let mut session = setup.session();
     endpoint.choose(|_| Some(Fault::status(500)));
@@ -170,7 +170,7 @@ async fn a_500_is_never_the_requests_fault_while_the_endpoint_is_unwell() {
 
 #[tokio::test]
 async fn ten_refusals_in_a_row_are_the_endpoints_fault() {
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let setup = Setup::new(&endpoint);
     let mut session = setup.session();
     endpoint.choose(|_| Some(Fault::body(413, "<html>nginx</html>")));
@@ -193,7 +193,7 @@ async fn ten_refusals_in_a_row_are_the_endpoints_fault() {
 
 #[tokio::test]
 async fn a_server_without_batch_events_gets_single_events() {
-    let endpoint = Endpoint::start(Server::LaravelWebsockets).await;
+    let endpoint = Endpoint::start(Server::LaravelWebsockets);
     let mut setup = Setup::new(&endpoint).lanes(2);
     setup.config.server = Server::Any;
     let mut session = setup.session();
@@ -208,7 +208,7 @@ async fn a_server_without_batch_events_gets_single_events() {
 
 #[tokio::test]
 async fn every_lane_waits_as_long_as_the_endpoint_asks() {
-    let endpoint = Endpoint::start(Server::Sockudo).await;
+    let endpoint = Endpoint::start(Server::Sockudo);
     let setup = Setup::new(&endpoint);
     let mut session = setup.session();
     endpoint.fault(Fault::retry_after(429, "1"));

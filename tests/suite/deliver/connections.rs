@@ -156,7 +156,7 @@ async fn a_connection_that_stays_open_takes_the_next_request() {
 
 #[tokio::test]
 async fn over_tls_it_speaks_whichever_http_the_server_prefers() {
-    let endpoint = Endpoint::start(Server::Reverb).await;
+    let endpoint = Endpoint::start(Server::Reverb);
     let sockudo = Sockudo::shared().await;
     let authority = Authority::new();
     let plain = tls_in_front_of(endpoint.address(), &authority, &[]).await;

@@ -22,7 +22,7 @@ fn by(terms: &Arc<Terms>, notification: Notification) -> Notification {
 
 #[tokio::test]
 async fn a_hot_id_costs_one_request_more_however_often_it_changes_while_the_endpoint_is_away() {
-    let mut endpoint = Endpoint::start(Server::Any).await;
+    let mut endpoint = Endpoint::start(Server::Any);
     let setup = Setup::new(&endpoint);
     let mut session = setup.session();
     let terms = windowed(Duration::from_millis(1));
@@ -44,7 +44,7 @@ async fn a_hot_id_costs_one_request_more_however_often_it_changes_while_the_endp
 async fn the_first_change_goes_at_once_and_the_next_ones_together_when_the_window_ends() {
     // Longer than a busy machine takes from the first to the last.
     const WINDOW: Duration = Duration::from_secs(3);
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let setup = Setup::new(&endpoint);
     let mut session = setup.session();
     let terms = windowed(WINDOW);
@@ -70,7 +70,7 @@ async fn the_first_change_goes_at_once_and_the_next_ones_together_when_the_windo
 
 #[tokio::test]
 async fn a_stop_waits_for_no_window() {
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let setup = Setup::new(&endpoint);
     let mut session = setup.session();
     let terms = windowed(Duration::from_secs(3600));
@@ -90,7 +90,7 @@ async fn a_stop_waits_for_no_window() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_fails_each_channel_hears_the_last_of_each_id_last() {
     for seed in [3, 4] {
-        let endpoint = Endpoint::start(Server::Any).await;
+        let endpoint = Endpoint::start(Server::Any);
         let setup = Setup::new(&endpoint).timeout_ms(150);
         let mut session = setup.session();
         let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ seed);

@@ -28,7 +28,7 @@ fn channels(accepted: &[Accepted]) -> BTreeSet<&str> {
 
 #[tokio::test]
 async fn only_channels_that_somebody_has_joined_are_told_and_all_is_confirmed() {
-    let endpoint = Endpoint::start(Server::Sockudo).await;
+    let endpoint = Endpoint::start(Server::Sockudo);
     endpoint.occupy(["private-posts.3", "private-posts.44"]);
     let setup = occupied_only(&endpoint);
     let mut session = setup.session();
@@ -53,7 +53,7 @@ async fn only_channels_that_somebody_has_joined_are_told_and_all_is_confirmed() 
 
 #[tokio::test]
 async fn a_channel_of_the_last_list_is_told_without_waiting_for_another() {
-    let endpoint = Endpoint::start(Server::Sockudo).await;
+    let endpoint = Endpoint::start(Server::Sockudo);
     endpoint.occupy(["private-posts.1"]);
     let setup = occupied_only(&endpoint);
     let mut session = setup.session();
@@ -69,7 +69,7 @@ async fn a_channel_of_the_last_list_is_told_without_waiting_for_another() {
 #[tokio::test]
 async fn where_no_list_is_to_be_had_everything_is_sent() {
     for fault in [Fault::status(503), Fault::status(403), Fault::body(200, "{}"), Fault::Hang] {
-        let endpoint = Endpoint::start(Server::Any).await;
+        let endpoint = Endpoint::start(Server::Any);
         endpoint.list_fault(fault);
         let setup = occupied_only(&endpoint).timeout_ms(200);
         let mut session = setup.session();
@@ -82,7 +82,7 @@ async fn where_no_list_is_to_be_had_everything_is_sent() {
 
 #[tokio::test]
 async fn a_resync_does_not_wait_for_a_second_list_but_tells_what_does() {
-    let endpoint = Endpoint::start(Server::Pusher).await;
+    let endpoint = Endpoint::start(Server::Pusher);
     let setup = occupied_only(&endpoint);
     let mut session = setup.session();
     let terms = posts();
@@ -103,7 +103,7 @@ async fn a_resync_does_not_wait_for_a_second_list_but_tells_what_does() {
 
 #[tokio::test]
 async fn of_several_nodes_a_second_list_tells_who_was_missing_in_the_first() {
-    let endpoint = Endpoint::start(Server::Pusher).await;
+    let endpoint = Endpoint::start(Server::Pusher);
     let mut setup = occupied_only(&endpoint);
     let mut session = setup.session();
     let sent = Instant::now();
@@ -135,7 +135,7 @@ async fn of_several_nodes_a_second_list_tells_who_was_missing_in_the_first() {
 
 #[tokio::test]
 async fn hosted_pusher_is_looked_at_twice_unless_it_is_told_to_be_one_node() {
-    let endpoint = Endpoint::start(Server::Pusher).await;
+    let endpoint = Endpoint::start(Server::Pusher);
     let mut setup = occupied_only(&endpoint);
     setup.config.nodes = Some(Nodes::One);
     let mut session = setup.session();
@@ -148,7 +148,7 @@ async fn hosted_pusher_is_looked_at_twice_unless_it_is_told_to_be_one_node() {
 
 #[tokio::test]
 async fn what_only_some_channels_are_told_meanwhile_does_not_settle_what_is_owed_to_all() {
-    let endpoint = Endpoint::start(Server::Pusher).await;
+    let endpoint = Endpoint::start(Server::Pusher);
     endpoint.occupy(["private-posts.3"]);
     let mut setup = Setup::new(&endpoint);
     setup.limits.resync_spread = Duration::ZERO;

@@ -19,7 +19,7 @@ use super::{Session, Setup, handoff, holds, number, post};
 
 #[tokio::test]
 async fn reading_is_held_back_at_max_pending_and_delivery_goes_on() {
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let mut setup = Setup::new(&endpoint);
     let large = |n| {
         let mut made = post(n, n);
@@ -52,7 +52,7 @@ async fn reading_is_held_back_at_max_pending_and_delivery_goes_on() {
 
 #[tokio::test]
 async fn a_request_that_hangs_holds_up_its_own_lane_only() {
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let setup = Setup::new(&endpoint);
     let mut session = setup.session();
     endpoint.choose(|events| holds(events, 0).then_some(Fault::Hang));
@@ -71,7 +71,7 @@ async fn a_request_that_hangs_holds_up_its_own_lane_only() {
 /// The others, and a resync's parts, wait neither for it nor for each other.
 #[tokio::test]
 async fn a_request_that_is_answered_late_delays_no_other_lane_and_no_resync() {
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let setup = Setup::new(&endpoint).timeout_ms(60_000);
     let mut session = setup.session();
     endpoint.choose(|events| holds(events, 0).then_some(Fault::Held));
@@ -92,7 +92,7 @@ async fn a_request_that_is_answered_late_delays_no_other_lane_and_no_resync() {
 
 #[tokio::test]
 async fn an_endpoint_that_was_away_gets_everything_in_order() {
-    let mut endpoint = Endpoint::start(Server::Reverb).await;
+    let mut endpoint = Endpoint::start(Server::Reverb);
     let setup = Setup::new(&endpoint);
     let mut session = setup.session();
     endpoint.refuse_connections().await;
@@ -154,7 +154,7 @@ pub(super) fn passing_fault(dice: &mut Dice) -> Option<Fault> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_faults_neither_lose_nor_reorder_nor_confirm_too_early() {
     for seed in [1, 2] {
-        let endpoint = Arc::new(Endpoint::start(Server::Any).await);
+        let endpoint = Arc::new(Endpoint::start(Server::Any));
         let setup = Setup::new(&endpoint).timeout_ms(150);
         let mut session = setup.session();
         let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ seed);
@@ -196,7 +196,7 @@ async fn random_faults_neither_lose_nor_reorder_nor_confirm_too_early() {
 
 #[tokio::test]
 async fn a_new_session_forgets_the_unsent_and_waits_for_what_is_on_its_way() {
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let setup = Setup::new(&endpoint).timeout_ms(300).lanes(1);
     let mut deliver = setup.deliver();
     endpoint.fault(Fault::Hang);

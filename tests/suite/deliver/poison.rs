@@ -14,7 +14,7 @@ fn is_about(event: &Event, id: u64) -> bool {
 
 #[tokio::test]
 async fn a_refused_notification_is_followed_by_a_resync_on_exactly_the_refusing_channels() {
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let setup = Setup::new(&endpoint).lanes(1);
     let mut session = setup.session();
     let is_bad =
@@ -44,7 +44,7 @@ async fn a_refused_notification_is_followed_by_a_resync_on_exactly_the_refusing_
 
 #[tokio::test]
 async fn a_resync_that_is_refused_too_is_written_down_and_nothing_follows_it() {
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let setup = Setup::new(&endpoint);
     let mut session = setup.session();
     let is_bad = |event: &Event| event.channel == "private-bad";
@@ -62,7 +62,7 @@ async fn a_resync_that_is_refused_too_is_written_down_and_nothing_follows_it() {
 
 #[tokio::test]
 async fn a_rule_whose_notifications_are_all_refused_becomes_resyncs_and_holds_up_no_other() {
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let setup = Setup::new(&endpoint);
     let mut session = setup.session();
     let is_bad = |event: &Event| event.channel == "private-bad" && !event.is_resync();
@@ -83,7 +83,7 @@ async fn a_rule_whose_notifications_are_all_refused_becomes_resyncs_and_holds_up
 
 #[tokio::test]
 async fn the_position_is_held_until_the_resync_behind_a_refused_notification_is_accepted() {
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let setup = Setup::new(&endpoint);
     let mut session = setup.session();
     endpoint.choose(|events| {
@@ -105,7 +105,7 @@ async fn the_position_is_held_until_the_resync_behind_a_refused_notification_is_
 
 #[tokio::test]
 async fn a_channel_that_takes_neither_notifications_nor_resyncs_holds_up_no_other() {
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let setup = Setup::new(&endpoint);
     let mut session = setup.session();
     let is_bad = |event: &Event| event.channel == "private-bad";

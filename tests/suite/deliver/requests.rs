@@ -17,7 +17,7 @@ use super::{Setup, update};
 #[tokio::test]
 async fn every_server_gets_requests_within_its_limits() {
     for server in Server::ALL {
-        let endpoint = Endpoint::start(server).await;
+        let endpoint = Endpoint::start(server);
         let setup = Setup::new(&endpoint);
         let mut session = setup.session();
         let mut dice = Dice(7);
@@ -44,7 +44,7 @@ async fn every_server_gets_requests_within_its_limits() {
 
 #[tokio::test]
 async fn more_than_a_hundred_channels_are_chunked_and_none_is_left_out() {
-    let endpoint = Endpoint::start(Server::Soketi).await;
+    let endpoint = Endpoint::start(Server::Soketi);
     let setup = Setup::new(&endpoint);
     let mut session = setup.session();
     let channels: Vec<String> = (0..250).map(|n| format!("private-posts.{n}")).collect();
@@ -59,7 +59,7 @@ async fn more_than_a_hundred_channels_are_chunked_and_none_is_left_out() {
 
 #[tokio::test]
 async fn a_probe_tells_network_app_secret_and_clock_apart() {
-    let mut endpoint = Endpoint::start(Server::Any).await;
+    let mut endpoint = Endpoint::start(Server::Any);
     let probe = async |change: &dyn Fn(&mut pusher::Config)| {
         let mut config = endpoint.config();
         change(&mut config);
@@ -88,7 +88,7 @@ async fn a_probe_tells_network_app_secret_and_clock_apart() {
 
 #[tokio::test]
 async fn publishing_says_why_it_was_refused() {
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let client = Client::new(&endpoint.config()).expect("a valid configuration");
     let event = "Hello".parse().expect("an event");
     let channels = ["a".parse().expect("a channel"), "b".parse().expect("a channel")];
@@ -102,7 +102,7 @@ async fn publishing_says_why_it_was_refused() {
 #[tokio::test]
 async fn a_path_prefix_is_signed_as_the_server_wants_it() {
     for (server, is_signed) in [(Server::Reverb, false), (Server::Soketi, true)] {
-        let endpoint = Endpoint::start_with(server, "/ws/app", is_signed).await;
+        let endpoint = Endpoint::start_with(server, "/ws/app", is_signed);
         let client = Client::new(&endpoint.config()).expect("a valid configuration");
         client.probe().await.expect("the default suits the server");
         let mut other = endpoint.config();
@@ -115,7 +115,7 @@ async fn a_path_prefix_is_signed_as_the_server_wants_it() {
 #[tokio::test]
 async fn a_configured_proxy_is_used() {
     let proxy = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let mut config = Endpoint::start(Server::Any).await.config();
+    let mut config = Endpoint::start(Server::Any).config();
     config.url = Some("http://endpoint.invalid:6001".parse().expect("a url"));
     let address = proxy.local_addr().expect("it is bound");
     config.proxy = Some(format!("http://{address}").try_into().expect("a url"));
@@ -135,7 +135,7 @@ async fn the_environments_proxies_are_ignored() {
     // Nothing listens on the port of `discard`.
     const NOWHERE: &str = "http://127.0.0.1:9";
     if std::env::var("http_proxy").is_ok_and(|proxy| proxy == NOWHERE) {
-        let endpoint = Endpoint::start(Server::Any).await;
+        let endpoint = Endpoint::start(Server::Any);
         let client = Client::new(&endpoint.config()).expect("a valid configuration");
         return client.probe().await.expect("it goes straight to the endpoint");
     }

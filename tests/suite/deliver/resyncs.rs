@@ -68,7 +68,7 @@ fn at_once(endpoint: &Endpoint) -> Setup {
 
 #[tokio::test]
 async fn too_many_changes_become_a_resync_on_the_rules_channels_and_on_occupied_ones_of_theirs() {
-    let endpoint = Endpoint::start(Server::Reverb).await;
+    let endpoint = Endpoint::start(Server::Reverb);
     endpoint.occupy([
         "private-posts.3",
         "private-posts.998",
@@ -114,7 +114,7 @@ async fn while_lists_fail_changes_go_on_and_the_position_waits() {
         Fault::body(200, &format!(r#"{without_end}"private-posts.3":{{}}}}}}"#)),
         Fault::Hang,
     ] {
-        let endpoint = Endpoint::start(Server::Sockudo).await;
+        let endpoint = Endpoint::start(Server::Sockudo);
         endpoint.occupy(["private-posts.3"]);
         let setup = at_once(&endpoint).timeout_ms(200);
         let mut session = setup.session();
@@ -142,7 +142,7 @@ async fn while_lists_fail_changes_go_on_and_the_position_waits() {
 
 #[tokio::test]
 async fn a_resync_of_a_rule_without_row_values_in_its_channels_needs_no_list() {
-    let endpoint = Endpoint::start(Server::Sockudo).await;
+    let endpoint = Endpoint::start(Server::Sockudo);
     endpoint.list_fault(Fault::Hang);
     let setup = Setup::new(&endpoint);
     let mut session = setup.session();
@@ -158,7 +158,7 @@ async fn a_resync_of_a_rule_without_row_values_in_its_channels_needs_no_list() {
 
 #[tokio::test]
 async fn occupied_channels_are_told_in_parts_over_the_spread() {
-    let endpoint = Endpoint::start(Server::Sockudo).await;
+    let endpoint = Endpoint::start(Server::Sockudo);
     endpoint.occupy((0..400).map(|id| format!("private-posts.{id}")));
     let mut setup = Setup::new(&endpoint);
     setup.limits.resync_spread = Duration::from_millis(400);
@@ -177,7 +177,7 @@ async fn occupied_channels_are_told_in_parts_over_the_spread() {
 
 #[tokio::test]
 async fn what_is_owed_settles_once_it_is_accepted_on_all_channels_or_refused_for_good() {
-    let endpoint = Endpoint::start(Server::Sockudo).await;
+    let endpoint = Endpoint::start(Server::Sockudo);
     endpoint.occupy(["private-posts.1", "private-posts.2"]);
     let setup = at_once(&endpoint);
     let users = Arc::new(Terms {
@@ -208,7 +208,7 @@ async fn what_is_owed_settles_once_it_is_accepted_on_all_channels_or_refused_for
 
 #[tokio::test]
 async fn a_stop_tells_what_is_spread_over_time_at_once() {
-    let endpoint = Endpoint::start(Server::Sockudo).await;
+    let endpoint = Endpoint::start(Server::Sockudo);
     endpoint.occupy((0..300).map(|id| format!("private-posts.{id}")));
     let mut setup = Setup::new(&endpoint);
     setup.limits.resync_spread = Duration::from_secs(60);
@@ -221,7 +221,7 @@ async fn a_stop_tells_what_is_spread_over_time_at_once() {
 
 #[tokio::test]
 async fn changes_behind_a_resync_are_told_one_by_one_again() {
-    let endpoint = Endpoint::start(Server::Sockudo).await;
+    let endpoint = Endpoint::start(Server::Sockudo);
     let setup = at_once(&endpoint);
     let mut session = setup.session();
     let terms = posts();
@@ -238,7 +238,7 @@ async fn changes_behind_a_resync_are_told_one_by_one_again() {
 
 #[tokio::test]
 async fn a_resync_does_not_wait_for_what_lanes_take_after_it() {
-    let endpoint = Endpoint::start(Server::Reverb).await;
+    let endpoint = Endpoint::start(Server::Reverb);
     let mut setup = at_once(&endpoint);
     setup.limits.max_pending = ByteSize::mebibytes(1).try_into().expect("it is enough");
     let session = setup.session();

@@ -194,7 +194,7 @@ pub(super) async fn tls_in_front_of(
 
 #[tokio::test]
 async fn a_private_authority_is_trusted_only_by_ca_file() {
-    let endpoint = Endpoint::start(Server::Reverb).await;
+    let endpoint = Endpoint::start(Server::Reverb);
     let authority = Authority::new();
     let port = tls_in_front_of(endpoint.address(), &authority, &[]).await;
 

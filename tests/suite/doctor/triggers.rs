@@ -27,7 +27,7 @@ async fn doctor_says_what_triggers_lack_and_what_mends_it() {
              create table logs_1 partition of logs for values in (1);",
         )
         .await;
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let url = database.url().replace("postgres@", "rowcast@");
     let rowcast = Rowcast::new(&format!(
         "[database]\nurl = '{url}'\ncapture = 'triggers'\n[pusher]\n{}[run]\nstate_dir = 'state'\n\

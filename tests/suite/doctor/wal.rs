@@ -49,7 +49,7 @@ impl Scene {
             )
             .await;
         cluster.set_hba(HBA).await;
-        let endpoint = Endpoint::start(Server::Any).await;
+        let endpoint = Endpoint::start(Server::Any);
         let scene = Scene { cluster, database, endpoint, rowcast: Rowcast::without_config() };
         scene.configure("rowcast:right@", RULE);
         scene.set_up().await;
@@ -191,7 +191,7 @@ async fn doctor_tells_of_a_pooler_that_takes_sessions_away() {
     database.psql("create table posts (id int primary key)").await;
     let bouncer =
         PgBouncer::start(&database.cluster, PoolMode::Transaction, 4, &["postgres"], None).await;
-    let endpoint = Endpoint::start(Server::Any).await;
+    let endpoint = Endpoint::start(Server::Any);
     let toml = database.toml().replace(&database.url(), &bouncer.url("postgres", &database.name));
     let rowcast = Rowcast::new(&format!(
         "{toml}[pusher]\n{}[run]\nstate_dir = 'state'\n[[rule]]\ntable = 'posts'\nchannels = ['posts']\n",

@@ -2,19 +2,18 @@
 //! signatures by its own code, so that a mistake of rowcast's is not made twice. It can be told what to answer.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use rowcast::deliver::pusher::{self, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
 
 use super::http::{self, Malformed, Request};
+use super::port::Port;
 use super::pusher::{App, Asked};
-use super::scratch;
 
 pub use super::pusher::{APP_ID, Event, KEY, SECRET};
 
@@ -147,40 +146,36 @@ impl Shared {
 }
 
 pub struct Endpoint {
-    address: SocketAddr,
+    port: Port,
     shared: Arc<Shared>,
-    listening: Option<JoinHandle<()>>,
     /// Changes when all connections that wait for a request are to be closed, as they are when this is dropped.
     away: watch::Sender<()>,
 }
 
 impl Endpoint {
-    pub async fn start(server: Server) -> Endpoint {
-        Endpoint::start_with(server, "", true).await
+    pub fn start(server: Server) -> Endpoint {
+        Endpoint::start_with(server, "", true)
     }
 
     /// `prefix`: what stands before `/apps`, and whether it is signed.
-    pub async fn start_with(server: Server, prefix: &str, signs_prefix: bool) -> Endpoint {
-        // Nobody takes this port while connections are refused.
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, scratch::free_port()));
-        let listener = TcpListener::bind(address).await.expect("a free port");
+    pub fn start_with(server: Server, prefix: &str, signs_prefix: bool) -> Endpoint {
         let shared = Arc::new(Shared {
             app: App { server, prefix: prefix.to_owned(), signs_prefix },
             state: Mutex::default(),
             changed: Notify::new(),
             healed: watch::Sender::new(0),
         });
-        let (away, away_rx) = watch::channel(());
-        let listening = Some(tokio::spawn(listen(listener, shared.clone(), away_rx)));
-        Endpoint { address, shared, listening, away }
+        let mut endpoint = Endpoint { port: Port::closed(), shared, away: watch::Sender::new(()) };
+        endpoint.come_back();
+        endpoint
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.port.address()
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}{}", self.address, self.shared.app.prefix)
+        format!("http://{}{}", self.port.address(), self.shared.app.prefix)
     }
 
     /// `[pusher]` for this endpoint, without its first line.
@@ -257,21 +252,16 @@ impl Endpoint {
 
     /// Connections are refused until [`Endpoint::come_back`], and those without a request are closed.
     pub async fn refuse_connections(&mut self) {
-        if let Some(listening) = self.listening.take() {
-            listening.abort();
-            let ended = listening.await;
-            assert!(ended.is_err_and(|error| error.is_cancelled()), "the listener never ends");
+        if self.port.close().await {
             self.away.send_replace(());
         }
     }
 
     pub fn come_back(&mut self) {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        socket.set_reuseaddr(true).expect("an option of every socket");
-        socket.bind(self.address).expect("the port is still free");
-        let listener = socket.listen(1024).expect("it can listen");
-        let away = self.away.subscribe();
-        self.listening = Some(tokio::spawn(listen(listener, self.shared.clone(), away)));
+        let (shared, away) = (self.shared.clone(), self.away.subscribe());
+        self.port.open(move |stream| {
+            tokio::spawn(serve(stream, shared.clone(), away.clone()));
+        });
     }
 
     /// What tells of changes one by one.
@@ -350,21 +340,6 @@ impl Endpoint {
 
     pub fn breaches(&self) -> Vec<String> {
         self.shared.state().breaches.clone()
-    }
-}
-
-impl Drop for Endpoint {
-    fn drop(&mut self) {
-        if let Some(listening) = &self.listening {
-            listening.abort();
-        }
-    }
-}
-
-async fn listen(listener: TcpListener, shared: Arc<Shared>, away: watch::Receiver<()>) {
-    loop {
-        let (stream, _) = listener.accept().await.expect("the loopback accepts");
-        tokio::spawn(serve(stream, shared.clone(), away.clone()));
     }
 }
 

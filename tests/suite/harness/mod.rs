@@ -13,6 +13,7 @@ mod http;
 pub mod lines;
 pub mod node;
 pub mod pgbouncer;
+mod port;
 pub mod process;
 pub mod proxy;
 pub mod psql;

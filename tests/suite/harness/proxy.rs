@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -12,13 +12,12 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpSocket, TcpStream, tcp},
+    net::{TcpStream, tcp},
     sync::watch,
-    task::JoinHandle,
     time::sleep,
 };
 
-use super::scratch;
+use super::port::Port;
 
 /// Which of the open connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,23 +61,20 @@ struct Shared {
 
 /// Drop cuts what is open.
 pub struct Proxy {
-    address: SocketAddr,
+    port: Port,
     shared: Arc<Shared>,
-    listening: Option<JoinHandle<()>>,
 }
 
 impl Proxy {
     pub fn to(target: SocketAddr) -> Proxy {
-        // Nobody takes this port while connections are refused.
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, scratch::free_port()));
         let shared = Shared { target, pace: Mutex::default(), links: Mutex::default() };
-        let mut proxy = Proxy { address, shared: Arc::new(shared), listening: None };
+        let mut proxy = Proxy { port: Port::closed(), shared: Arc::new(shared) };
         proxy.come_back();
         proxy
     }
 
     pub fn port(&self) -> u16 {
-        self.address.port()
+        self.port.address().port()
     }
 
     /// How many connections are open.
@@ -111,27 +107,17 @@ impl Proxy {
 
     /// New connections are refused until [`Proxy::come_back`]. Those that are open stay.
     pub async fn refuse(&mut self) {
-        if let Some(listening) = self.listening.take() {
-            listening.abort();
-            let ended = listening.await;
-            assert!(ended.is_err_and(|error| error.is_cancelled()), "the listener never ends");
-        }
+        self.port.close().await;
     }
 
     pub fn come_back(&mut self) {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        socket.set_reuseaddr(true).expect("an option of every socket");
-        socket.bind(self.address).expect("the port is still free");
-        let listener = socket.listen(1024).expect("it can listen");
-        self.listening = Some(tokio::spawn(listen(listener, self.shared.clone())));
+        let shared = self.shared.clone();
+        self.port.open(move |client| pass_on(client, &shared));
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        if let Some(listening) = &self.listening {
-            listening.abort();
-        }
         self.shared.put(Which::All, Condition::Cut);
     }
 }
@@ -164,16 +150,13 @@ fn chosen(links: &[Link], which: Which) -> impl Iterator<Item = &Link> {
     })
 }
 
-async fn listen(listener: TcpListener, shared: Arc<Shared>) {
-    loop {
-        let (client, _) = listener.accept().await.expect("the loopback accepts");
-        let pace = *lock(&shared.pace);
-        let condition = watch::Sender::new(pace.map_or(Condition::Clear, Condition::Slow));
-        let condition_rx = condition.subscribe();
-        let streams = Arc::new(AtomicBool::new(false));
-        lock(&shared.links).push(Link { streams: streams.clone(), condition });
-        tokio::spawn(pass(client, shared.target, streams, condition_rx));
-    }
+fn pass_on(client: TcpStream, shared: &Shared) {
+    let pace = *lock(&shared.pace);
+    let condition = watch::Sender::new(pace.map_or(Condition::Clear, Condition::Slow));
+    let condition_rx = condition.subscribe();
+    let streams = Arc::new(AtomicBool::new(false));
+    lock(&shared.links).push(Link { streams: streams.clone(), condition });
+    tokio::spawn(pass(client, shared.target, streams, condition_rx));
 }
 
 /// One connection's life.

@@ -31,7 +31,7 @@ impl Scene {
                 pool.role,
             ))
             .await;
-        let endpoint = Endpoint::start(Server::Reverb).await;
+        let endpoint = Endpoint::start(Server::Reverb);
         let config = format!(
             "[database]\nurl = '{}'\ncapture = 'triggers'\nwake = '{wake}'\n[pusher]\n{}\
              [limits]\nresync_spread = '0s'\n[run]\nstate_dir = 'state'\ninspect_every = '100ms'\n\
