@@ -538,7 +538,7 @@ impl Publisher {
                 hint = problem.hint().unwrap_or("see the server's log"),
                 pending_bytes,
                 "the endpoint takes nothing: delivery pauses, nothing is lost, and Postgres keeps \
-                 its WAL until the endpoint accepts again"
+                 what changes until the endpoint accepts again"
             ),
             Transition::Resumed { after } => {
                 info!(?after, pending_bytes, "the endpoint accepts again: delivery goes on");

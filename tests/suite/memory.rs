@@ -179,7 +179,12 @@ impl Scene {
         ));
         self.database.set_up(&rowcast, self.capture).await;
         let process = rowcast.start(&["run"]);
-        let state = rowcast.folder().join(format!("state/state-{slot}.json"));
+        // A slot has one database, and an outbox is one of several by its database.
+        let of_state = match self.capture {
+            Capture::Wal => slot.clone(),
+            Capture::Triggers => format!("{slot}-{}", self.database.name),
+        };
+        let state = rowcast.folder().join(format!("state/state-{of_state}.json"));
         eventually(SOON, "nothing is owed", async || {
             let state: Value = serde_json::from_slice(&fs::read(&state).ok()?).ok()?;
             (state["owed"] == json!({})).then_some(())

@@ -108,7 +108,7 @@ async fn what_somebody_must_change_pauses_delivery_with_one_message() {
         (Fault::body(200, ""), "the endpoint answered 200 with an empty body".into(), program),
     ];
     let paused = "the endpoint takes nothing: delivery pauses, nothing is lost, and Postgres keeps \
-                  its WAL until the endpoint accepts again";
+                  what changes until the endpoint accepts again";
     for (id, (fault, problem, fix)) in (1..).zip(faults) {
         scene.endpoint.probe_fault(fault.clone());
         scene.endpoint.choose(move |_| Some(fault.clone()));
