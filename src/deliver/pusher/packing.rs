@@ -143,7 +143,9 @@ impl Batch<'_> {
         Batch { packer, body: Vec::new(), pairs: 0, max_pairs }
     }
 
+    /// Makes room at once for what a batch mostly takes.
     fn begin(&mut self) {
+        /// Bytes of an event with a minimal payload, its quotes escaped.
         const ENTRY: usize = 250;
         let most = self.packer.capacity.body_bytes.min(10_000);
         self.body.reserve(self.max_pairs.saturating_mul(ENTRY).min(most));
